@@ -1,0 +1,280 @@
+// Package queue is the domain of Herald's durable delivery queue: events, deliveries, attempts,
+// outcomes and retry schedules, with the contract an engine must fulfil.
+//
+// It promises to be pure: types and rules, no I/O, no goroutine, nothing of Herald imported. The
+// engine that ships is queue/boltqueue; queue/queuetest is the conformance suite of the contract.
+package queue
+
+import (
+	"context"
+	"time"
+)
+
+// Queue is the contract of an engine: at-least-once delivery of accepted events to lanes.
+//
+// Its operations are whole steps. Accept makes events and their deliveries durable; Claim leases due
+// deliveries to the caller; Settle records what became of them. A lease lives in memory only: after
+// a restart every delivery without a durable settlement is due again, with the same event id.
+//
+// All methods are safe for concurrent use. They work while Run runs; before and after that they
+// return ErrClosed.
+type Queue interface {
+	// Run does the engine's work (commits, retention) until the context ends; it then commits what was
+	// handed to Accept and Settle and returns nil. Any other return is an error after which nothing can
+	// be made durable any more: the process has to end and be started again.
+	Run(ctx context.Context) error
+
+	// Accept stores the events and their deliveries, all or none, and returns when they are synced to
+	// disk: from then on they survive any crash. The receipts are in the order of the submissions.
+	//
+	// A submission whose ID names an event of the same account that is still retained is not stored
+	// again: with the same Digest its receipt says Duplicate, with another Accept returns a
+	// *ConflictError and stores nothing. The same holds for two submissions of one call.
+	//
+	// ErrFull: there is no room (disk or retention limit) · ErrBusy: too much is waiting to be
+	// committed · ErrClosed. A context that ends while waiting returns its error; the events may
+	// then have been stored or not. The slices given must not be changed after the call, also when it
+	// failed.
+	Accept(ctx context.Context, subs []Submission) ([]Receipt, error)
+
+	// Claim leases due deliveries, oldest first within a lane, lanes taking turns, and appends them to
+	// dst: at least one unless it returns an error, at most limit. It waits until there is one or the
+	// context ends.
+	//
+	// For each lane with due work it asks room how many of that lane may be claimed now. A lane whose
+	// room is 0 or less is set aside until Wake names it. room is called with the engine's lock held:
+	// it must be quick and must not call the queue. Only one Claim may be under way at a time.
+	Claim(ctx context.Context, limit int, room func(Lane) int, dst []Claim) ([]Claim, error)
+
+	// Wake makes Claim consider lanes again that were set aside. Waking a lane that was not is harmless.
+	Wake(lanes ...Lane)
+
+	// Settle ends leases: it records the attempts made and what follows from them. It returns at once,
+	// unless far more is settled than the disk can take, when it waits. What it was given becomes
+	// durable with the next commits; a crash before that means another attempt. A settlement of a
+	// delivery that is not leased is ignored.
+	Settle(ss ...Settlement)
+
+	// Retry makes a delivery due now, whatever its state: a scheduled retry is replaced, a dead,
+	// discarded or delivered one is tried again, and its schedule begins anew. A delivery that is
+	// pending or under way is left as it is. ErrNotFound when it does not exist or is not the account's
+	// ("" means any account); ErrGone when its lane was dropped.
+	Retry(ctx context.Context, accountID string, id DeliveryID) error
+
+	// RetryDead makes all dead deliveries of a lane due now and returns how many.
+	RetryDead(ctx context.Context, lane Lane) (int, error)
+
+	// DropLane discards all deliveries of a lane that are not finished, and all it gets later. It is
+	// for a lane whose subscription was deleted and is repeatable. Leased deliveries are settled by
+	// whoever holds them; whatever the settlement says, they are not tried again.
+	DropLane(ctx context.Context, lane Lane) error
+
+	// Lanes returns the lanes that have been given deliveries and were not dropped.
+	Lanes(ctx context.Context) ([]Lane, error)
+
+	// Event returns a retained event of the account, or ErrNotFound.
+	Event(ctx context.Context, accountID, id string) (*Event, error)
+
+	// Events lists retained events, newest first.
+	Events(ctx context.Context, f EventFilter) ([]*Event, error)
+
+	// Delivery returns one delivery of the account ("" means any account) with its attempts as far as
+	// they are retained, oldest first, or ErrNotFound.
+	Delivery(ctx context.Context, accountID string, id DeliveryID) (*Delivery, []Attempt, error)
+
+	// Deliveries lists deliveries, newest event first.
+	Deliveries(ctx context.Context, f DeliveryFilter) ([]*Delivery, error)
+
+	// Stats returns counters of the moment; it is cheap.
+	Stats() Stats
+
+	// Configure changes how long things are kept; it takes effect within seconds.
+	Configure(r Retention)
+
+	// Healthy returns nil while events can be made durable, else the reason why not, for people.
+	Healthy() error
+
+	// Check verifies every index against its records, and the file itself, and returns one error that
+	// joins everything found. It reads all data: seconds to minutes on a large queue.
+	Check(ctx context.Context) error
+}
+
+// Lane is one receiver's part of the queue: its deliveries are counted, limited and held on their own.
+// It is the id of the subscription.
+type Lane [16]byte
+
+// Event is what happened. It is immutable once accepted; an *Event from a queue is shared and must not
+// be changed.
+type Event struct {
+	// ID is unique within the account while the event is retained: chosen by the publisher, 1 to
+	// MaxIDLength characters, or given by the queue ("evt_" and 26 characters).
+	ID        string
+	AccountID string
+	// Type is such as task.create.
+	Type string
+	// Resource is type/id, or "" for none.
+	Resource string
+	// Time is when it happened, as the publisher says, in UTC with nanoseconds.
+	Time time.Time
+	// AcceptedAt is when Herald made it durable, in UTC with milliseconds.
+	AcceptedAt time.Time
+	// Data is a JSON object, byte for byte as published.
+	Data []byte
+}
+
+// MaxIDLength bounds the ids publishers give their events, in bytes.
+const MaxIDLength = 128
+
+// Submission is an event to accept, and who gets it.
+type Submission struct {
+	// Event with an ID of the publisher's or "" for one of the queue's; AcceptedAt is set by the queue.
+	Event
+	// Digest stands for the content as it was submitted; used only when ID is set.
+	Digest [16]byte
+	// Lanes get one delivery each; none may repeat. An event without lanes is stored all the same.
+	Lanes []Lane
+}
+
+// Receipt answers a submission.
+type Receipt struct {
+	// ID is the event's id, given or chosen.
+	ID string
+	// Duplicate says that the event had been accepted before and nothing was stored now.
+	Duplicate bool
+}
+
+// Claim is a leased delivery.
+type Claim struct {
+	Delivery DeliveryID
+	// Event is shared and must not be changed.
+	Event *Event
+	// Attempt is the number of the attempt to be made, from 1.
+	Attempt int
+	// Retries is how many retries of the schedule were used: 0 for the first attempt, also after a
+	// manual retry.
+	Retries int
+}
+
+// Settlement ends a lease.
+type Settlement struct {
+	Delivery DeliveryID
+	// Attempt is what was tried; nil when nothing was, and then no attempt is counted.
+	Attempt *Attempt
+	// State is what the delivery is now: StateDelivered, StateDead, StateDiscarded, StateRetrying
+	// (due again at Due), or StatePending (given back, due as before).
+	State State
+	// Due is when a retrying delivery is due again.
+	Due time.Time
+	// Reason is a short word why a delivery is dead or discarded.
+	Reason string
+}
+
+// State is where a delivery is.
+type State string
+
+// The states of a delivery.
+const (
+	// StatePending waits for its first attempt.
+	StatePending State = "pending"
+	// StateDelivering is leased: an attempt is under way.
+	StateDelivering State = "delivering"
+	// StateDelivered was answered with a 2xx.
+	StateDelivered State = "delivered"
+	// StateRetrying failed and waits for its next attempt.
+	StateRetrying State = "retrying"
+	// StateDead failed for good: by schedule, by the receiver's word, or by retention.
+	StateDead State = "dead"
+	// StateHeld would be pending or retrying, but its lane is paused or disabled.
+	StateHeld State = "held"
+	// StateDiscarded will not be tried because nobody wants it any more.
+	StateDiscarded State = "discarded"
+)
+
+// States lists every state of a delivery, in the order of a life.
+func States() []State {
+	return []State{StatePending, StateDelivering, StateDelivered, StateRetrying, StateDead, StateHeld, StateDiscarded}
+}
+
+// Reasons of dead and discarded deliveries.
+const (
+	// ReasonExhausted: every retry of the schedule failed.
+	ReasonExhausted = "exhausted"
+	// ReasonRejected: the message will never be deliverable.
+	ReasonRejected = "rejected"
+	// ReasonExpired: the event reached its retention age before it could be delivered.
+	ReasonExpired = "expired"
+	// ReasonUnsubscribed: the subscription was deleted.
+	ReasonUnsubscribed = "unsubscribed"
+)
+
+// Delivery is one event for one lane, as it stands.
+type Delivery struct {
+	ID        DeliveryID
+	AccountID string
+	EventID   string
+	EventType string
+	State     State
+	// Reason is set for dead and discarded deliveries.
+	Reason string
+	// Attempts is how many were made.
+	Attempts int
+	// AcceptedAt is when the event was made durable.
+	AcceptedAt time.Time
+	// NextAttemptAt is set for retrying deliveries.
+	NextAttemptAt time.Time
+}
+
+// EventFilter selects events for a listing.
+type EventFilter struct {
+	// AccountID is required; "" means every account.
+	AccountID string
+	// After is the id of the last event of the page before; "" begins with the newest. An id that is
+	// not there is ErrNotFound.
+	After string
+	// Limit is the most to return, at least 1.
+	Limit int
+}
+
+// DeliveryFilter selects deliveries for a listing; zero members do not restrict.
+type DeliveryFilter struct {
+	AccountID string
+	Lane      Lane
+	EventID   string
+	State     State
+	// Since: only events accepted at this time or later.
+	Since time.Time
+	// After is the last delivery of the page before.
+	After DeliveryID
+	// Limit is the most to return, at least 1.
+	Limit int
+	// Held says which lanes are held, so that pending and retrying deliveries of theirs are reported
+	// and selected as StateHeld. Nil: none is. It must be quick and must not call the queue.
+	Held func(Lane) bool
+}
+
+// Stats are counters of the moment.
+type Stats struct {
+	// Events is the number of retained events.
+	Events int64
+	// Pending, Retrying, Delivering and Dead count deliveries in these states; Pending does not include
+	// those being delivered.
+	Pending, Retrying, Delivering, Dead int64
+	// OldestDue is the acceptance time of the oldest event that waits for a first attempt; zero if none.
+	OldestDue time.Time
+	// FileBytes is the size of the storage, FreeBytes the part of it that is free for reuse.
+	FileBytes, FreeBytes int64
+}
+
+// Retention says how long things are kept.
+type Retention struct {
+	// Events is how long an event is kept after it was accepted. A delivery that is not finished by then
+	// becomes dead with ReasonExpired.
+	Events time.Duration
+	// Attempts is how long the log of attempts is kept.
+	Attempts time.Duration
+	// Dead is how long a dead delivery is kept, with its event, after it died.
+	Dead time.Duration
+	// MaxBytes bounds the live data; 0 means no bound but the disk. Over it the oldest events whose
+	// deliveries are all finished go early; when there are none Accept returns ErrFull.
+	MaxBytes int64
+}
