@@ -1,0 +1,305 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"time"
+)
+
+// mergePatch is the media type of RFC 7396.
+const mergePatch = "application/merge-patch+json"
+
+// The states of a subscription.
+const (
+	// StatePending waits for validation: it gets nothing.
+	StatePending = "pending"
+	// StateActive is pushed to.
+	StateActive = "active"
+	// StatePaused was stopped by its owner; its deliveries are held.
+	StatePaused = "paused"
+	// StateDisabled was stopped by the daemon; its deliveries are held until a person enables it.
+	StateDisabled = "disabled"
+)
+
+// Subscription says who wants which events, and where, as the daemon reports it. Secrets are not in
+// it, only whether they are set; the one exception is SigningSecret after CreateSubscription.
+type Subscription struct {
+	// ID is a UUID, version 7.
+	ID string `json:"id"`
+	// DataCallbackURL is where pushes go.
+	DataCallbackURL string `json:"dataCallbackURL"`
+	// ExportFormat is the media type of a push.
+	ExportFormat string `json:"exportFormat"`
+	// NumberOfRecords is the most records in one push.
+	NumberOfRecords int `json:"numberOfRecords"`
+	// MaxWaitSeconds is how long a push may wait to fill up.
+	MaxWaitSeconds float64 `json:"maxWaitSeconds"`
+	// Resource is "type/id", "type/*", or empty for all.
+	Resource string `json:"resource,omitempty"`
+	// Events are patterns of event types; empty means all.
+	Events []string `json:"events,omitempty"`
+	// Payload is the form of a record, "envelope" or "data".
+	Payload string `json:"payload"`
+	// Method is the HTTP method of a push.
+	Method string `json:"method"`
+	// Authentication is what a push proves itself with, without the secret parts; nil for nothing.
+	Authentication *AuthenticationInfo `json:"authentication,omitempty"`
+	// SigningSecretSet says whether pushes are signed.
+	SigningSecretSet bool `json:"signingSecretSet"`
+	// SigningSecret is the secret the daemon generated: returned once, by CreateSubscription, when none
+	// was given.
+	SigningSecret string `json:"signingSecret,omitempty"`
+	// Delivery is the subscription's own policy; nil when it has none.
+	Delivery *DeliveryPolicy `json:"delivery,omitempty"`
+	// State is one of the State constants, since StateSince, because of StateReason.
+	State       string    `json:"state"`
+	StateReason string    `json:"stateReason,omitempty"`
+	StateSince  time.Time `json:"stateSince,omitzero"`
+	CreatedAt   time.Time `json:"createdAt,omitzero"`
+	UpdatedAt   time.Time `json:"updatedAt,omitzero"`
+}
+
+// AuthenticationInfo is an Authentication without its secrets.
+type AuthenticationInfo struct {
+	// Type is "bearer", "basic", "header" or "query".
+	Type string `json:"type"`
+	// Username is that of basic, Name the header's or the parameter's.
+	Username string `json:"username,omitempty"`
+	Name     string `json:"name,omitempty"`
+	// The secret part of the type is set when this is true.
+	TokenSet    bool `json:"tokenSet,omitempty"`
+	PasswordSet bool `json:"passwordSet,omitempty"`
+	ValueSet    bool `json:"valueSet,omitempty"`
+}
+
+// SubscriptionInput is what a subscription is made from. Members left at their zero value take the
+// daemon's default, which the field names.
+type SubscriptionInput struct {
+	// DataCallbackURL is where pushes go: absolute, http or https, no user info, no fragment; required.
+	DataCallbackURL string
+	// ExportFormat is the media type of a push: application/json.
+	ExportFormat string
+	// NumberOfRecords is the most records in one push, 1 to 1000; 1.
+	NumberOfRecords int
+	// MaxWaitSeconds is how long a push may wait to fill up, 0 to 3600; nil means 1.
+	MaxWaitSeconds *float64
+	// Resource selects by what the event happened to: "type/id" or "type/*", which has to be in the
+	// catalogue; empty means all events.
+	Resource string
+	// Events selects by type: "task.create", "task.*", "*.delete"; empty means all.
+	Events []string
+	// Payload is "envelope" or "data"; envelope.
+	Payload string
+	// Method is POST, PUT or GET; POST.
+	Method string
+	// Authentication is what a push proves itself with; nil means nothing. On a replacement, absent
+	// secrets are kept.
+	Authentication *Authentication
+	// SigningSecret is a Standard Webhooks secret ("whsec_" and base64). Empty lets the daemon generate
+	// one at creation, and keeps the one there is on a replacement.
+	SigningSecret string
+	// Unsigned says that pushes shall not be signed; it excludes SigningSecret.
+	Unsigned bool
+	// Delivery overrides the configured policy; nil does not.
+	Delivery *DeliveryPolicy
+}
+
+// MarshalJSON writes the members that are set. Unsigned is a signingSecret of null on the wire.
+func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
+	if s.Unsigned && s.SigningSecret != "" {
+		return nil, errors.New("an Unsigned subscription and a SigningSecret exclude each other")
+	}
+	var secret json.RawMessage
+	if s.Unsigned {
+		secret = json.RawMessage("null")
+	} else if s.SigningSecret != "" {
+		b, err := json.Marshal(s.SigningSecret)
+		if err != nil {
+			return nil, err
+		}
+		secret = b
+	}
+	return json.Marshal(struct {
+		DataCallbackURL string          `json:"dataCallbackURL"`
+		ExportFormat    string          `json:"exportFormat,omitempty"`
+		NumberOfRecords int             `json:"numberOfRecords,omitempty"`
+		MaxWaitSeconds  *float64        `json:"maxWaitSeconds,omitempty"`
+		Resource        string          `json:"resource,omitempty"`
+		Events          []string        `json:"events,omitempty"`
+		Payload         string          `json:"payload,omitempty"`
+		Method          string          `json:"method,omitempty"`
+		Authentication  *Authentication `json:"authentication,omitempty"`
+		SigningSecret   json.RawMessage `json:"signingSecret,omitempty"`
+		Delivery        *DeliveryPolicy `json:"delivery,omitempty"`
+	}{
+		s.DataCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Payload,
+		s.Method, s.Authentication, secret, s.Delivery,
+	})
+}
+
+// Authentication is what a push proves itself with. Set the members of the one type.
+type Authentication struct {
+	// Type is "bearer" (Token), "basic" (Username, Password), "header" or "query" (Name, Value).
+	Type     string `json:"type"`
+	Token    string `json:"token,omitempty"`
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"`
+	Name     string `json:"name,omitempty"`
+	Value    string `json:"value,omitempty"`
+}
+
+// DeliveryPolicy overrides the configured policy; zero members do not.
+type DeliveryPolicy struct {
+	// TimeoutSeconds bounds one attempt, up to 300.
+	TimeoutSeconds float64 `json:"timeoutSeconds,omitempty"`
+	// RetrySchedule is the waits between attempts.
+	RetrySchedule Schedule `json:"retrySchedule,omitzero"`
+	// MaxConcurrency is how many pushes may be under way at once, 1 to 1000.
+	MaxConcurrency int `json:"maxConcurrency,omitempty"`
+}
+
+// Schedule is a retry schedule: a name ("standard", "day", "quick"), or a list of waits such as
+// "5s", "5m". One of the two is set; both empty means the configured one.
+type Schedule struct {
+	Name  string
+	Waits []string
+}
+
+// IsZero says whether no schedule is given.
+func (s Schedule) IsZero() bool { return s.Name == "" && len(s.Waits) == 0 }
+
+// MarshalJSON writes the name as a string, or the waits as an array.
+func (s Schedule) MarshalJSON() ([]byte, error) {
+	if s.Name != "" {
+		return json.Marshal(s.Name)
+	}
+	return json.Marshal(s.Waits)
+}
+
+// UnmarshalJSON reads either form.
+func (s *Schedule) UnmarshalJSON(b []byte) error {
+	*s = Schedule{}
+	if len(b) > 0 && b[0] == '[' {
+		return json.Unmarshal(b, &s.Waits)
+	}
+	return json.Unmarshal(b, &s.Name)
+}
+
+// CreateSubscription adds a subscription; the next event is already chosen for it. The signing
+// secret is in the answer when the daemon generated it, and cannot be had again. Needs the subscribe
+// scope, as all calls on subscriptions do.
+func (c *Client) CreateSubscription(ctx context.Context, s SubscriptionInput) (Subscription, error) {
+	var out Subscription
+	err := c.submit(ctx, http.MethodPost, "/subscriptions", s, &out)
+	return out, err
+}
+
+// Subscription returns one subscription.
+func (c *Client) Subscription(ctx context.Context, id string) (Subscription, error) {
+	var out Subscription
+	path, err := join("/subscriptions", id)
+	if err != nil {
+		return out, err
+	}
+	err = c.call(ctx, request{method: http.MethodGet, path: path}, &out)
+	return out, err
+}
+
+// Subscriptions lists the account's subscriptions in the order of their creation. The whole list is
+// streamed: it may be of any length.
+func (c *Client) Subscriptions(ctx context.Context) iter.Seq2[Subscription, error] {
+	return list[Subscription](ctx, c, "/subscriptions", nil)
+}
+
+// ReplaceSubscription puts s in the place of the subscription: members left out go back to their
+// default, secrets left out are kept. The old selection stops and the new one starts in one moment.
+func (c *Client) ReplaceSubscription(ctx context.Context, id string, s SubscriptionInput) (Subscription, error) {
+	var out Subscription
+	path, err := join("/subscriptions", id)
+	if err != nil {
+		return out, err
+	}
+	err = c.submit(ctx, http.MethodPut, path, s, &out)
+	return out, err
+}
+
+// PatchSubscription changes parts of a subscription. The patch is anything that encodes as a JSON
+// merge patch (RFC 7396), such as map[string]any{"events": []string{"task.*"}}; null removes.
+func (c *Client) PatchSubscription(ctx context.Context, id string, patch any) (Subscription, error) {
+	var out Subscription
+	path, err := join("/subscriptions", id)
+	if err != nil {
+		return out, err
+	}
+	err = c.submitAs(ctx, http.MethodPatch, path, mergePatch, patch, &out)
+	return out, err
+}
+
+// DeleteSubscription removes a subscription; no push starts afterwards.
+func (c *Client) DeleteSubscription(ctx context.Context, id string) error {
+	path, err := join("/subscriptions", id)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, request{method: http.MethodDelete, path: path}, nil)
+}
+
+// EnableSubscription makes a paused or disabled subscription active; what was held flows.
+func (c *Client) EnableSubscription(ctx context.Context, id string) (Subscription, error) {
+	var out Subscription
+	err := c.act(ctx, id, "enable", &out)
+	return out, err
+}
+
+// PauseSubscription holds the subscription's deliveries until it is enabled.
+func (c *Client) PauseSubscription(ctx context.Context, id string) (Subscription, error) {
+	var out Subscription
+	err := c.act(ctx, id, "pause", &out)
+	return out, err
+}
+
+// RotateSecret gives the subscription a new signing secret and returns it. The old one signs too for
+// 24 hours.
+func (c *Client) RotateSecret(ctx context.Context, id string) (string, error) {
+	var out struct {
+		SigningSecret string `json:"signingSecret"`
+	}
+	if err := c.act(ctx, id, "secret", &out); err != nil {
+		return "", err
+	}
+	if out.SigningSecret == "" {
+		return "", fmt.Errorf("rotate the secret of %s: the answer holds none", id)
+	}
+	return out.SigningSecret, nil
+}
+
+// Ping sends a test push of type herald.ping to the subscription and returns its event id. The push
+// is delivered as any other; this call does not wait for it.
+func (c *Client) Ping(ctx context.Context, id string) (string, error) {
+	var out struct {
+		ID string `json:"id"`
+	}
+	err := c.act(ctx, id, "ping", &out)
+	return out.ID, err
+}
+
+// RetryDead makes all dead deliveries of the subscription due now and returns how many.
+func (c *Client) RetryDead(ctx context.Context, id string) (int, error) {
+	var out struct {
+		Retried int `json:"retried"`
+	}
+	err := c.act(ctx, id, "retry", &out)
+	return out.Retried, err
+}
+
+func (c *Client) act(ctx context.Context, id, action string, out any) error {
+	path, err := join("/subscriptions", id, action)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, request{method: http.MethodPost, path: path}, out)
+}
