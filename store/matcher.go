@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -111,10 +112,29 @@ type Matcher struct {
 	ids map[matchKey][]SubscriptionID // each list sorted
 }
 
-type matchKey struct{ account, resource, event string }
+// matchKey is one way to be found. The kind of each selector is kept beside its fixed text, without
+// the star: the texts an event asks for are then parts of its own type and resource, and asking
+// allocates nothing.
+type matchKey struct {
+	account  string
+	scope    selectorKind // every, exact or prefix ("type/*", resource holding "type")
+	resource string
+	kind     selectorKind
+	event    string
+}
+
+type selectorKind uint8
+
+const (
+	selectEvery  selectorKind = iota // no condition
+	selectExact                      // the whole text
+	selectPrefix                     // "task.*", event holding "task."
+	selectSuffix                     // "*.create", event holding ".create"
+)
 
 // Replace takes out the selection of old and puts in that of new, as one step: no Select sees both
-// or neither. Either may be nil. Subscriptions in StatePending are not put in.
+// or neither. Either may be nil. Subscriptions in StatePending are not put in. What it keeps of new
+// are texts and the id, so new may be changed afterwards.
 func (m *Matcher) Replace(old, new *Subscription) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -122,7 +142,7 @@ func (m *Matcher) Replace(old, new *Subscription) {
 		m.ids = make(map[matchKey][]SubscriptionID)
 	}
 	if old != nil && old.State != StatePending {
-		for k := range keysOf(old) {
+		for _, k := range keysOf(old) {
 			ids := m.ids[k]
 			if i, ok := slices.BinarySearchFunc(ids, old.ID, compareIDs); ok {
 				ids = slices.Delete(ids, i, i+1)
@@ -135,8 +155,9 @@ func (m *Matcher) Replace(old, new *Subscription) {
 		}
 	}
 	if new != nil && new.State != StatePending {
-		for k := range keysOf(new) {
+		for _, k := range keysOf(new) {
 			ids := m.ids[k]
+			// A pattern may be named twice; the id is put in once.
 			if i, ok := slices.BinarySearchFunc(ids, new.ID, compareIDs); !ok {
 				m.ids[k] = slices.Insert(ids, i, new.ID)
 			}
@@ -146,52 +167,88 @@ func (m *Matcher) Replace(old, new *Subscription) {
 
 func compareIDs(a, b SubscriptionID) int { return bytes.Compare(a[:], b[:]) }
 
-// keysOf yields each distinct key of a subscription once.
-func keysOf(s *Subscription) map[matchKey]struct{} {
-	keys := make(map[matchKey]struct{}, max(1, len(s.Events)))
-	for _, e := range s.Events {
-		keys[matchKey{s.AccountID, s.Resource, e}] = struct{}{}
+// keysOf returns the keys of a subscription.
+func keysOf(s *Subscription) []matchKey {
+	k := matchKey{account: s.AccountID}
+	if t, ok := strings.CutSuffix(s.Resource, "/*"); ok {
+		k.scope, k.resource = selectPrefix, t
+	} else if s.Resource != "" {
+		k.scope, k.resource = selectExact, s.Resource
 	}
 	if len(s.Events) == 0 {
-		keys[matchKey{s.AccountID, s.Resource, ""}] = struct{}{}
+		return []matchKey{k}
+	}
+	keys := make([]matchKey, 0, len(s.Events))
+	for _, e := range s.Events {
+		if p, ok := strings.CutSuffix(e, "*"); ok && strings.HasSuffix(p, ".") {
+			k.kind, k.event = selectPrefix, p
+		} else if p, ok := strings.CutPrefix(e, "*"); ok && strings.HasPrefix(p, ".") {
+			k.kind, k.event = selectSuffix, p
+		} else {
+			k.kind, k.event = selectExact, e
+		}
+		keys = append(keys, k)
 	}
 	return keys
 }
 
-// Select appends the ids of the account's subscriptions that want this event, each once.
+// Select appends the ids of the account's subscriptions that want this event, each once, in no
+// particular order. It allocates nothing while dst has room.
 func (m *Matcher) Select(accountID, eventType, resource string, dst []SubscriptionID) []SubscriptionID {
-	start := len(dst)
-	found := 0 // keys that had subscriptions; only two or more can repeat one
 	m.mu.RLock()
-	ask := func(res, ev string) {
-		if ids := m.ids[matchKey{accountID, res, ev}]; len(ids) > 0 {
+	defer m.mu.RUnlock()
+	k := matchKey{account: accountID}
+	dst = m.selectEvents(k, eventType, dst)
+	if t, _, ok := strings.Cut(resource, "/"); ok {
+		k.scope, k.resource = selectPrefix, t
+		dst = m.selectEvents(k, eventType, dst)
+		k.scope, k.resource = selectExact, resource
+		dst = m.selectEvents(k, eventType, dst)
+	}
+	return dst
+}
+
+// selectEvents asks for each pattern that can match the type, within the one resource selector of k.
+func (m *Matcher) selectEvents(k matchKey, eventType string, dst []SubscriptionID) []SubscriptionID {
+	start := len(dst)
+	found := 0
+	ask := func(kind selectorKind, event string) {
+		k.kind, k.event = kind, event
+		if ids := m.ids[k]; len(ids) > 0 {
 			dst = append(dst, ids...)
 			found++
 		}
 	}
-	perResource := func(res string) {
-		ask(res, "")
-		ask(res, eventType)
-		for i := range len(eventType) {
-			if eventType[i] == '.' {
-				// A pattern is the type's own text up to or from a dot, so the keys are built without
-				// looking at any subscription.
-				ask(res, eventType[:i+1]+"*")
-				ask(res, "*"+eventType[i:])
-			}
+	ask(selectEvery, "")
+	ask(selectExact, eventType)
+	for i := range len(eventType) {
+		if eventType[i] == '.' {
+			ask(selectPrefix, eventType[:i+1])
+			ask(selectSuffix, eventType[i:])
 		}
 	}
-	perResource("")
-	if t, _, ok := strings.Cut(resource, "/"); ok {
-		perResource(t + "/*")
-		perResource(resource)
-	}
-	m.mu.RUnlock()
 	if found < 2 {
 		return dst
 	}
-	// One subscription may match by several of its patterns.
+	// A subscription has one resource selector but several patterns, so only two lists of the same
+	// selector can repeat it.
 	got := dst[start:]
 	slices.SortFunc(got, compareIDs)
 	return dst[:start+len(slices.Compact(got))]
+}
+
+// Equal says whether both hold the same selections. An engine's check compares the matcher in use
+// with one built anew from its records. Neither is locked for longer than it takes to copy it.
+func (m *Matcher) Equal(other *Matcher) bool {
+	return maps.EqualFunc(m.snapshot(), other.snapshot(), slices.Equal[[]SubscriptionID])
+}
+
+func (m *Matcher) snapshot() map[matchKey][]SubscriptionID {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	c := make(map[matchKey][]SubscriptionID, len(m.ids))
+	for k, ids := range m.ids {
+		c[k] = slices.Clone(ids)
+	}
+	return c
 }

@@ -1,0 +1,257 @@
+package boltstore
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"herald/store"
+)
+
+// recordVersion is the first byte of every value. It grows when members are added, and a value of a
+// newer version is refused: taking it apart by the old rules and writing it back would lose what the
+// newer Herald put there.
+const recordVersion = 1
+
+// version takes the version byte off a value.
+func (r *reader) version() {
+	if r.err != nil {
+		return
+	}
+	switch v := r.byte(); {
+	case r.err != nil || v == recordVersion:
+	case v > recordVersion:
+		r.err = fmt.Errorf("%w: a value has version %d, this Herald knows up to %d", ErrNewer, v, recordVersion)
+		r.b = nil
+	default:
+		r.fail()
+	}
+}
+
+// decodeError says which record could not be read. The key is quoted: it comes from a damaged file.
+func decodeError(kind string, key []byte, err error) error {
+	return fmt.Errorf("read %s %q: %w", kind, key, err)
+}
+
+func encodeAccount(a *store.Account) []byte {
+	b := []byte{recordVersion}
+	b = appendText(b, a.Name)
+	b = appendBool(b, a.Suspended)
+	return appendTime(b, a.CreatedAt)
+}
+
+func decodeAccount(key, value []byte) (store.Account, error) {
+	r := reader{b: value}
+	r.version()
+	a := store.Account{ID: string(key), Name: r.text(), Suspended: r.bool(), CreatedAt: r.time()}
+	if err := r.end(); err != nil {
+		return store.Account{}, decodeError("account", key, err)
+	}
+	return a, nil
+}
+
+func encodeToken(t *store.Token) []byte {
+	b := []byte{recordVersion}
+	b = appendText(b, t.AccountID)
+	b = appendText(b, t.Name)
+	b = binary.AppendUvarint(b, uint64(len(t.Scopes)))
+	for _, s := range t.Scopes {
+		b = appendText(b, string(s))
+	}
+	b = append(b, t.Hash[:]...)
+	b = appendTime(b, t.CreatedAt)
+	return appendTime(b, t.ExpiresAt)
+}
+
+func decodeToken(key, value []byte) (store.Token, error) {
+	r := reader{b: value}
+	r.version()
+	t := store.Token{ID: string(key), AccountID: r.text(), Name: r.text()}
+	if n := r.count(); n > 0 {
+		t.Scopes = make([]store.Scope, n)
+		for i := range t.Scopes {
+			t.Scopes[i] = store.Scope(r.text())
+		}
+	}
+	copy(t.Hash[:], r.view(uint64(len(t.Hash))))
+	t.CreatedAt, t.ExpiresAt = r.time(), r.time()
+	if err := r.end(); err != nil {
+		return store.Token{}, decodeError("token", key, err)
+	}
+	return t, nil
+}
+
+func encodeResource(x *store.Resource) []byte {
+	return appendText([]byte{recordVersion}, x.Name)
+}
+
+// resourceKey is type, NUL, id. Neither part can hold a NUL, and NUL sorts before every character
+// they can hold, so that byte order is the order of type and id.
+func resourceKey(k store.ResourceKey) []byte {
+	b := make([]byte, 0, len(k.Type)+1+len(k.ID))
+	b = append(b, k.Type...)
+	b = append(b, 0)
+	return append(b, k.ID...)
+}
+
+func decodeResource(key, value []byte) (store.Resource, error) {
+	for i, c := range key {
+		if c != 0 {
+			continue
+		}
+		r := reader{b: value}
+		r.version()
+		x := store.Resource{ResourceKey: store.ResourceKey{Type: string(key[:i]), ID: string(key[i+1:])}, Name: r.text()}
+		if err := r.end(); err != nil {
+			return store.Resource{}, decodeError("resource", key, err)
+		}
+		return x, nil
+	}
+	return store.Resource{}, decodeError("resource", key, errShort)
+}
+
+// secretsField is the one sealed field of a subscription: all its secrets together, so that neither
+// which of them are set nor how long each is can be seen in the file.
+const secretsField = "secrets"
+
+// encodeSubscription writes the clear part with its length, and the sealed part after it.
+func encodeSubscription(sl *sealer, s *store.Subscription) []byte {
+	clear, secret := clearPart(s), secretPart(s)
+	b := make([]byte, 0, len(clear)+len(secret)+48)
+	b = append(b, recordVersion)
+	b = appendBytes(b, clear)
+	return sl.seal(b, subscriptionPlace(s.ID[:], clear), secret)
+}
+
+func clearPart(s *store.Subscription) []byte {
+	b := make([]byte, 0, 256)
+	b = appendText(b, s.AccountID)
+	b = appendTime(b, s.CreatedAt)
+	b = appendTime(b, s.UpdatedAt)
+	b = appendText(b, s.ExportFormat)
+	b = binary.AppendVarint(b, int64(s.NumberOfRecords))
+	b = binary.AppendVarint(b, int64(s.MaxWait))
+	b = appendText(b, s.Resource)
+	b = binary.AppendUvarint(b, uint64(len(s.Events)))
+	for _, e := range s.Events {
+		b = appendText(b, e)
+	}
+	b = appendText(b, string(s.Payload))
+	b = appendText(b, s.Method)
+	b = appendText(b, string(s.Authentication.Type))
+	b = appendText(b, s.Authentication.Username)
+	b = appendText(b, s.Authentication.Name)
+	b = binary.AppendVarint(b, int64(s.Delivery.Timeout))
+	b = appendText(b, s.Delivery.RetrySchedule)
+	b = binary.AppendVarint(b, int64(s.Delivery.MaxConcurrency))
+	b = appendText(b, string(s.State))
+	b = appendText(b, s.StateReason)
+	return appendTime(b, s.StateSince)
+}
+
+func secretPart(s *store.Subscription) []byte {
+	b := make([]byte, 0, 256)
+	b = appendText(b, s.DataCallbackURL)
+	b = appendText(b, s.Authentication.Token)
+	b = appendText(b, s.Authentication.Password)
+	b = appendText(b, s.Authentication.Value)
+	b = binary.AppendUvarint(b, uint64(len(s.SigningSecrets)))
+	for _, x := range s.SigningSecrets {
+		b = appendBytes(b, x.Key)
+		b = appendTime(b, x.ExpiresAt)
+	}
+	return b
+}
+
+func subscriptionPlace(id, clear []byte) place {
+	return place{bucket: string(bucketSubscription), id: id, field: secretsField, clear: clear}
+}
+
+// splitSubscription returns the clear and the sealed part of a value.
+func splitSubscription(key, value []byte) (id store.SubscriptionID, clear, sealed []byte, err error) {
+	r := reader{b: value}
+	r.version()
+	clear = r.view(r.uint())
+	if r.err == nil && len(key) != len(id) {
+		r.fail()
+	}
+	if r.err != nil {
+		return id, nil, nil, decodeError("subscription", key, r.err)
+	}
+	copy(id[:], key)
+	return id, clear, r.b, nil
+}
+
+// decodeClear reads the part of a subscription that is not encrypted: enough for the matcher, at a
+// fraction of the cost.
+func decodeClear(key, value []byte) (*store.Subscription, error) {
+	id, clear, _, err := splitSubscription(key, value)
+	if err != nil {
+		return nil, err
+	}
+	r := reader{b: clear}
+	s := &store.Subscription{ID: id}
+	s.AccountID = r.text()
+	s.CreatedAt = r.time()
+	s.UpdatedAt = r.time()
+	s.ExportFormat = r.text()
+	s.NumberOfRecords = int(r.int())
+	s.MaxWait = time.Duration(r.int())
+	s.Resource = r.text()
+	if n := r.count(); n > 0 {
+		s.Events = make([]string, n)
+		for i := range s.Events {
+			s.Events[i] = r.text()
+		}
+	}
+	s.Payload = store.PayloadForm(r.text())
+	s.Method = r.text()
+	s.Authentication.Type = store.AuthType(r.text())
+	s.Authentication.Username = r.text()
+	s.Authentication.Name = r.text()
+	s.Delivery.Timeout = time.Duration(r.int())
+	s.Delivery.RetrySchedule = r.text()
+	s.Delivery.MaxConcurrency = int(r.int())
+	s.State = store.State(r.text())
+	s.StateReason = r.text()
+	s.StateSince = r.time()
+	if err := r.end(); err != nil {
+		return nil, decodeError("subscription", id[:], err)
+	}
+	return s, nil
+}
+
+// decodeSubscription reads a whole subscription, secrets included.
+func decodeSubscription(sl *sealer, key, value []byte) (*store.Subscription, error) {
+	s, err := decodeClear(key, value)
+	if err != nil {
+		return nil, err
+	}
+	_, clear, sealed, err := splitSubscription(key, value)
+	if err != nil {
+		return nil, err
+	}
+	text, err := sl.open(subscriptionPlace(key, clear), sealed)
+	if err == nil {
+		err = decodeSecrets(s, text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read subscription %s: %w", s.ID, err)
+	}
+	return s, nil
+}
+
+func decodeSecrets(s *store.Subscription, text []byte) error {
+	r := reader{b: text}
+	s.DataCallbackURL = r.text()
+	s.Authentication.Token = r.text()
+	s.Authentication.Password = r.text()
+	s.Authentication.Value = r.text()
+	if n := r.count(); n > 0 {
+		s.SigningSecrets = make([]store.SigningSecret, n)
+		for i := range s.SigningSecrets {
+			s.SigningSecrets[i] = store.SigningSecret{Key: r.bytes(), ExpiresAt: r.time()}
+		}
+	}
+	return r.end()
+}

@@ -1,0 +1,52 @@
+// Package boltstore is the engine of store.Store that ships with Herald: one bbolt file.
+//
+// It promises what the contract asks for: a change is on disk and visible when its method returns,
+// changes of many callers share commits, secrets are encrypted in the file, and the paths that every
+// event takes (Select, TokenByHash, Subscription) are answered from memory. Deleting an account takes
+// everything of it away in one commit.
+//
+// # The file
+//
+// Beside the bucket of boltkit, which says that this is a "herald store" and of which version:
+//
+//	bucket                          key              value
+//	account                         account id       account
+//	token                           token id         token
+//	token_hash                      hash, 32 bytes   token id
+//	token_account/<account>         token id         empty
+//	resource/<account>              type NUL id      resource
+//	subscription                    id, 16 bytes     subscription
+//	subscription_account/<account>  id, 16 bytes     empty
+//	key                             check            sealed text that tells whether a key is the right one
+//	key                             probe            written to find out whether a full disk has room again
+//
+// An account has its three nested buckets as long as it exists. The sequence number of
+// subscription_account/<account> is how many subscriptions it holds, so that the limit is checked
+// without counting.
+//
+// # The values
+//
+// Every value of account, token, resource and subscription begins with a version byte, 1. A file or a
+// value of a newer version is refused. Members follow in this order: text and bytes with their length
+// before them as an unsigned varint, numbers as zigzag varints, truth as one byte 0 or 1, a list as the
+// number of its elements and the elements, a time as 0 for none, or 1, the seconds since 1970 (zigzag
+// varint) and the nanoseconds (unsigned varint).
+//
+//	account       name, suspended, created
+//	token         account, name, scopes, hash (32 bytes, no length), created, expires
+//	resource      name
+//	subscription  clear part (as bytes), then to the end of the value the sealed part
+//
+// The clear part of a subscription: account, created, updated, export format, number of records, longest
+// wait (ns), resource, events, payload, method, type of authentication, user name, name, timeout (ns),
+// retry schedule, concurrency, state, its reason, its time. The sealed part: callback URL, and of the
+// authentication token, password and value, then the signing secrets, each key and expiry.
+//
+// # The secrets
+//
+// A sealed part is 12 random bytes and what AES-256-GCM made with them as nonce and the key of
+// secrets.key_file. The associated data is the bucket's name, the record's key and the member's name,
+// each with its length before it, and then the clear part: a sealed part moved to another record, or
+// beside another clear part, does not open. Access tokens are not in the file at all, only
+// their SHA-256.
+package boltstore
