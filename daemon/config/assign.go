@@ -156,6 +156,8 @@ func assign(v reflect.Value, g given) []flaw {
 // break the lines of a log.
 func assignText(v reflect.Value, g given) []flaw {
 	switch {
+	case g.form == formList || g.form == formOther:
+		return flawed("must be text, a single value")
 	case !g.is(formText):
 		return flawed(wantText)
 	case strings.ContainsFunc(g.text, func(r rune) bool { return r < 0x20 || r == 0x7f }):

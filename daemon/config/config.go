@@ -143,13 +143,13 @@ type Identity struct {
 
 // Retention says how long what is done with is kept; every age is 1s to 3650 days.
 type Retention struct {
-	// Events is the age at which an event with nothing left to deliver is removed.
+	// Events is how long an event is kept after it was accepted, finished or not.
 	Events time.Duration `yaml:"events" reload:"yes"`
 	// Attempts is the age at which the log of an attempt is removed.
 	Attempts time.Duration `yaml:"attempts" reload:"yes"`
 	// Dead is the age at which a delivery that used up its schedule is removed.
 	Dead time.Duration `yaml:"dead" reload:"yes"`
-	// MaxBytes is the size the queue may reach on disk, at least 16MiB; 0 for no limit but the disk's.
+	// MaxBytes is how much the queue may hold, at least 16MiB; 0 for no limit but the disk's.
 	MaxBytes Bytes `yaml:"max_bytes" reload:"yes"`
 }
 

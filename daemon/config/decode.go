@@ -39,7 +39,11 @@ func newDecoder(name string, c *Config) *decoder {
 
 // refuse records a problem of a key at the place where its value was given.
 func (d *decoder) refuse(path, problem string) {
-	d.refuseAt(d.lines[path], path, problem)
+	line := d.lines[path]
+	if d.vars[path] != "" {
+		line = 0
+	}
+	d.refuseAt(line, path, problem)
 }
 
 func (d *decoder) refuseAt(line int, path, problem string) {
@@ -86,7 +90,7 @@ func (d *decoder) syntax(err error) {
 		line, _ = strconv.Atoi(m[1])
 		problem = quotedWord.ReplaceAllString(m[2], "(not shown)")
 	}
-	d.refuseAt(line, "", "not valid YAML: "+problem)
+	d.refuseAt(line, "", "not valid YAML here or a little further down: "+problem)
 }
 
 // section decodes a mapping into the struct type t, whose keys all begin with prefix.
@@ -147,6 +151,8 @@ func (d *decoder) unknown(name *yaml.Node, prefix string, t reflect.Type) {
 	}
 	problem := "unknown key"
 	switch near := suggest(name.Value, names(t)); {
+	case strings.Contains(name.Value, ":"):
+		problem += "; is there no space after its colon?"
 	case near != "":
 		problem += "; did you mean " + prefix + near + "?"
 	case d.elsewhere(prefix+name.Value) != "":

@@ -298,10 +298,10 @@ func (j judge) pair(section, cert, key string) {
 	case cert == "" && key == "":
 		return
 	case key == "":
-		j.refuse(keyPath, "must be set too when "+certPath+" is")
+		j.d.refuseAt(j.d.lines[certPath], keyPath, "must be set too when "+certPath+" is")
 		return
 	case cert == "":
-		j.refuse(certPath, "must be set too when "+keyPath+" is")
+		j.d.refuseAt(j.d.lines[keyPath], certPath, "must be set too when "+keyPath+" is")
 		return
 	}
 	chain, certProblem := regular(cert)
