@@ -1,0 +1,131 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// describe puts an error of the transport into words for the owner of the receiver. Nothing of the
+// error's own text goes in: it may hold the URL with its secrets, and speaks of Go.
+func describe(err error, x *exchange, host string, took time.Duration) string {
+	phase := x.phase.Load()
+	if !printable(host) || len(host) > 253 {
+		host = "the host"
+	}
+	if errors.Is(err, context.Canceled) {
+		return "the attempt was broken off because the daemon stops"
+	}
+	via := "the receiver"
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "proxyconnect" {
+		via = "the proxy (egress.proxy)"
+	}
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		switch {
+		case dns.IsNotFound:
+			return "the host name " + host + " does not exist in the DNS"
+		case dns.IsTimeout:
+			return "the name server did not answer in time for " + host
+		}
+		return "the host name " + host + " could not be resolved"
+	}
+	var n net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &n) && n.Timeout() {
+		return timedOut(phase, via, took)
+	}
+	if text := describeTLS(err, host); text != "" {
+		return text
+	}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return via + " refused the connection: nothing listens on that port"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return via + " cannot be reached: there is no route to its address"
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return "this daemon has no file descriptors left for a connection"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "this daemon has no local address or port left for a connection"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return via + " reset the connection " + before(phase)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return via + " closed the connection " + before(phase)
+	}
+	switch phase {
+	case phaseHeaders:
+		return "the receiver's answer is not valid HTTP, or its headers are too large"
+	case phaseAnswer:
+		// net/http's own words for this have no type.
+		return "the receiver closed the connection before it answered"
+	case phaseTLS:
+		return "the TLS handshake with the receiver failed"
+	}
+	return via + " could not be connected to"
+}
+
+func timedOut(phase int32, via string, took time.Duration) string {
+	within := " within " + took.Round(10*time.Millisecond).String()
+	switch phase {
+	case phaseConnect:
+		return via + " could not be connected to" + within
+	case phaseTLS:
+		return "the TLS handshake with the receiver was not finished" + within
+	case phaseAnswer:
+		return "the receiver did not answer" + within
+	}
+	return "the receiver began to answer, but its headers were not complete" + within
+}
+
+func before(phase int32) string {
+	switch phase {
+	case phaseConnect:
+		return "while it was being opened"
+	case phaseTLS:
+		return "during the TLS handshake"
+	case phaseAnswer:
+		return "before it answered"
+	}
+	return "before its headers were complete"
+}
+
+// describeTLS is "" for an error that has nothing to do with TLS.
+func describeTLS(err error, host string) string {
+	var (
+		name    x509.HostnameError
+		unknown x509.UnknownAuthorityError
+		invalid x509.CertificateInvalidError
+		verify  *tls.CertificateVerificationError
+		record  tls.RecordHeaderError
+		alert   tls.AlertError
+	)
+	switch {
+	case errors.As(err, &name):
+		return "the receiver's certificate is not for the host name " + host
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		if invalid.Cert != nil && time.Now().Before(invalid.Cert.NotBefore) {
+			return "the receiver's certificate is not valid before " + invalid.Cert.NotBefore.UTC().Format(time.RFC3339)
+		}
+		if invalid.Cert != nil {
+			return "the receiver's certificate expired at " + invalid.Cert.NotAfter.UTC().Format(time.RFC3339)
+		}
+		return "the receiver's certificate has expired"
+	case errors.As(err, &unknown):
+		return "the receiver's certificate is not signed by an authority that is trusted here (egress.ca_file adds one)"
+	case errors.As(err, &invalid), errors.As(err, &verify):
+		return "the receiver's certificate is not acceptable"
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
+		return "the receiver does not speak TLS on this port (the callback URL begins with https)"
+	case errors.As(err, &alert):
+		// The names of RFC 8446 section 6, which crypto/tls puts behind its own prefix.
+		return "the receiver refused the TLS handshake: " + strings.TrimPrefix(alert.Error(), "tls: ")
+	}
+	return ""
+}

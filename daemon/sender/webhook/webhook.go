@@ -1,0 +1,286 @@
+// Package webhook sends pushes as HTTP requests signed in the manner of Standard Webhooks.
+//
+// It promises:
+//
+//   - One call of Send is one attempt: any 2xx is success and nothing else is, redirects are not
+//     followed, and no wait that a receiver asks for is slept here.
+//   - An attempt ends with its context, and takes no more memory than its request and MaxBody of the
+//     answer, whatever the receiver does.
+//   - What an Outcome says is written for the owner of the receiver. It never holds a credential, a
+//     query string, the path of the callback URL, or anything a receiver could make us repeat beyond
+//     its own host name.
+//   - It writes nothing: neither to the store nor to the queue.
+package webhook
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+
+	"herald/queue"
+	"herald/store"
+)
+
+// MaxBody is how much of an answer's body is read, in bytes. The connection of a receiver that sends
+// more is closed; of one that sends no more it is used again.
+const MaxBody = 64 << 10
+
+// bodyPatience is how long the body of an answer may take once its headers are in. The verdict is in the
+// status; what the body is read for is the attempt log, and the reuse of the connection.
+const bodyPatience = time.Second
+
+// Options say how a Sender sends.
+type Options struct {
+	// Transport makes the requests; required. It brings the limits of the way out: which addresses may be
+	// dialled, how long a dial and a TLS handshake may take, and how many bytes of headers an answer may
+	// have (http.Transport.MaxResponseHeaderBytes).
+	Transport http.RoundTripper
+	// UserAgent is sent with every push, such as Herald/1.0; required.
+	UserAgent string
+	// Now is the clock of timestamps, of expiring secrets, and of Retry-After dates; nil means time.Now.
+	Now func() time.Time
+	// Logger takes what an operator should know beyond the outcome; nil discards.
+	Logger *slog.Logger
+}
+
+// Sender makes attempts. Its methods are safe for concurrent use.
+type Sender struct {
+	client    retryablehttp.Client
+	userAgent string
+	now       func() time.Time
+	log       *slog.Logger
+	scratch   sync.Pool // of *[2 * queue.MaxResponse]byte
+}
+
+// New validates the options and returns a Sender.
+func New(o Options) (*Sender, error) {
+	if o.Transport == nil {
+		return nil, errors.New("webhook sender: a transport is required")
+	}
+	if !validValue(o.UserAgent) || o.UserAgent == "" {
+		return nil, errors.New("webhook sender: a user agent is required that fits in a header")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Sender{
+		client: retryablehttp.Client{
+			HTTPClient: &http.Client{
+				Transport: tripper{o.Transport},
+				CheckRedirect: func(*http.Request, []*http.Request) error {
+					return http.ErrUseLastResponse
+				},
+			},
+			RetryMax:     maxRepeats,
+			CheckRetry:   neverArrived,
+			Backoff:      repeatWait,
+			ErrorHandler: retryablehttp.PassthroughErrorHandler,
+		},
+		userAgent: o.UserAgent,
+		now:       o.Now,
+		log:       o.Logger,
+		scratch:   sync.Pool{New: func() any { return new([2 * queue.MaxResponse]byte) }},
+	}, nil
+}
+
+// Send makes one attempt to hand the push to the receiver of sub and says what it came to. It returns
+// soon after ctx ends; its deadline is the timeout of the attempt. Neither sub nor the events are
+// changed or kept. The class is
+//
+//   - ClassDelivered for any 2xx, also when the body that follows breaks off or never ends: by its
+//     status the receiver has taken the push.
+//   - ClassGone for 410.
+//   - ClassRejected for an event whose id cannot be sent in a header.
+//   - ClassMisconfigured for a subscription that no request can be made of.
+//   - ClassRetry for everything else.
+func (s *Sender) Send(ctx context.Context, sub *store.Subscription, p queue.Push) queue.Outcome {
+	// The caller's clock for durations; s.now may be another, for what is sent.
+	started := time.Now()
+	out := queue.Outcome{StartedAt: started.UTC()}
+	s.attempt(ctx, sub, &p, started, &out)
+	out.Duration = time.Since(started)
+	return out
+}
+
+func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.Push, started time.Time, out *queue.Outcome) {
+	x := &exchange{}
+	x.trace.GotConn = x.gotConn
+	x.trace.TLSHandshakeStart = x.tlsStarted
+	x.trace.GotFirstResponseByte = x.answered
+	x.Context = httptrace.WithClientTrace(ctx, &x.trace)
+
+	req, problem := s.request(x, sub, p)
+	if problem != nil {
+		out.Class, out.Error = problem.class, problem.text
+		return
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		if resp != nil && resp.Body != nil {
+			resp.Body.Close() //nolint:errcheck // an answer that comes with an error is of no use
+		}
+		out.Class = queue.ClassRetry
+		out.Error = describe(err, x, req.URL.Hostname(), time.Since(started))
+		return
+	}
+	out.Status = resp.StatusCode
+	out.Response = s.body(resp)
+	s.judge(resp, req.URL, out)
+}
+
+// judge sets the class and the text of an answer.
+func (s *Sender) judge(resp *http.Response, asked *url.URL, out *queue.Outcome) {
+	switch code := resp.StatusCode; {
+	case code >= 200 && code <= 299:
+		out.Class = queue.ClassDelivered
+	case code == http.StatusGone:
+		out.Class = queue.ClassGone
+		out.Error = "the receiver answered 410 Gone: it wants no more pushes"
+	case code >= 300 && code <= 399:
+		out.Class = queue.ClassRetry
+		out.Error = redirection(resp, asked)
+	default:
+		out.Class = queue.ClassRetry
+		out.Error = "the receiver answered " + statusText(code)
+		if code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable {
+			out.RetryAfter = retryAfter(resp.Header, s.now())
+		}
+	}
+}
+
+// statusText is the code with its registered name. The receiver's own words are not repeated.
+func statusText(code int) string {
+	text := strconv.Itoa(code)
+	if name := http.StatusText(code); name != "" {
+		text += " " + name
+	}
+	return text
+}
+
+// redirection tells where a receiver wanted to send us, no further than the host: the path may be the
+// secret of an unlisted URL, and the usual redirect repeats it.
+func redirection(resp *http.Response, asked *url.URL) string {
+	const rule = "; redirects are not followed"
+	text := "the receiver answered " + statusText(resp.StatusCode)
+	location := resp.Header[movedLocation]
+	if len(location) == 0 {
+		return text + rule
+	}
+	to, err := asked.Parse(location[0])
+	if err != nil || to.Host == "" || len(to.Host) > 253 || !printable(to.Host) || to.Scheme != "http" && to.Scheme != "https" {
+		return text + " and redirected to an unusable address" + rule
+	}
+	where := "another path of the same host"
+	if to.Scheme != asked.Scheme || !strings.EqualFold(to.Host, asked.Host) {
+		where = to.Scheme + "://" + to.Host
+	}
+	return text + ": it redirected to " + where + rule + ", so the callback URL has to name the final address"
+}
+
+// maxRetryAfter bounds what is understood of Retry-After, so that no number of seconds overflows. How
+// long is really waited is the caller's business.
+const maxRetryAfter = 365 * 24 * time.Hour
+
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds or a date. What is neither, or lies
+// in the past, is 0.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := strings.TrimSpace(h.Get("Retry-After"))
+	if text == "" {
+		return 0
+	}
+	if strings.Trim(text, "0123456789") == "" {
+		seconds, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || seconds > int64(maxRetryAfter/time.Second) { // digits only: it is too large
+			return maxRetryAfter
+		}
+		return time.Duration(seconds) * time.Second
+	}
+	date, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	return min(max(date.Sub(now), 0), maxRetryAfter)
+}
+
+// body reads and closes the body, up to MaxBody and for no longer than bodyPatience, and returns its
+// beginning. A body that ended is what lets the connection be used again.
+func (s *Sender) body(resp *http.Response) []byte {
+	defer resp.Body.Close()
+	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil
+	}
+	// Closing is what makes a Read return that waits for the receiver.
+	patience := time.AfterFunc(bodyPatience, func() { resp.Body.Close() })
+	defer patience.Stop()
+	buf := s.scratch.Get().(*[2 * queue.MaxResponse]byte)
+	defer s.scratch.Put(buf)
+	kept, total := 0, 0
+	for total < MaxBody {
+		dst := buf[kept:queue.MaxResponse]
+		if len(dst) == 0 {
+			dst = buf[queue.MaxResponse:]
+		}
+		n, err := resp.Body.Read(dst)
+		total += n
+		if kept < queue.MaxResponse {
+			kept += n
+		}
+		if err != nil {
+			break
+		}
+	}
+	if kept == 0 {
+		return nil
+	}
+	return append([]byte(nil), buf[:kept]...)
+}
+
+// exchange is one attempt as net/http sees it: the context of its request, which also remembers how
+// far it got. The hooks may be called from goroutines of the transport, even after the attempt is over,
+// so an exchange is never reused.
+type exchange struct {
+	context.Context
+	trace httptrace.ClientTrace
+	phase atomic.Int32
+	// reused: the connection in use has carried a request before.
+	reused atomic.Bool
+}
+
+// The phases of an exchange.
+const (
+	phaseConnect int32 = iota // resolving, dialling
+	phaseTLS
+	phaseAnswer // the request is being written, or an answer waited for
+	phaseHeaders
+)
+
+type exchangeKey struct{}
+
+// Value implements context.Context.
+func (x *exchange) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return x
+	}
+	return x.Context.Value(key)
+}
+
+func (x *exchange) gotConn(info httptrace.GotConnInfo) {
+	x.reused.Store(info.Reused)
+	x.phase.Store(phaseAnswer)
+}
+
+func (x *exchange) tlsStarted() { x.phase.CompareAndSwap(phaseConnect, phaseTLS) }
+func (x *exchange) answered()   { x.phase.Store(phaseHeaders) }
