@@ -10,6 +10,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -61,6 +62,8 @@ type Command struct {
 	NoCeilings bool   `help:"Do not measure what the machine reaches without queue and disk."`
 	JSON       bool   `name:"json" help:"Print the report as JSON."`
 	CPUProfile string `name:"cpuprofile" help:"Write a processor profile of the daemon to this file; needs --duration." type:"path" placeholder:"FILE"`
+
+	spacedProbes int // 0 for the default; fewer make the tests shorter
 }
 
 // Validate checks the flags; its error names the flag and what would be right. The command line calls it
@@ -114,6 +117,14 @@ func (c *Command) Validate() error {
 	return errors.Join(errs...)
 }
 
+// usageError marks flags that are out of their limits, for the exit code.
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
+
+// ExitCode makes the process end with 2, wrong usage.
+func (e *usageError) ExitCode() int { return 2 }
+
 // receiverCounts is how many receivers behave in which way; a share above zero is at least one.
 func (c *Command) receiverCounts() [3]int {
 	count := func(share float64) int {
@@ -131,7 +142,7 @@ func (c *Command) receiverCounts() [3]int {
 // and other errors when there is nothing to report. The child and the directory are gone when it returns.
 func (c *Command) Run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	if err := c.Validate(); err != nil {
-		return err
+		return &usageError{err}
 	}
 	if c.Dir != "" {
 		if err := os.MkdirAll(c.Dir, 0o700); err != nil {
@@ -212,7 +223,7 @@ func (r *run) measure(ctx context.Context) (*Report, error) {
 	report := &Report{Options: r.options(), Machine: thisMachine()}
 	var err error
 	r.progress.say("measuring the disk")
-	if report.Disk, err = probeDisk(ctx, r.dir); err != nil {
+	if report.Disk, err = probeDisk(ctx, r.dir, cmp.Or(r.spacedProbes, probeSpaced)); err != nil {
 		return nil, err
 	}
 	if r.rs, err = openReceivers(ctx, r.receiverCounts(), r.ReceiverLatency, r.data); err != nil {

@@ -26,6 +26,7 @@ func parse(t *testing.T, args ...string) *Command {
 	if _, err := parser.Parse(args); err != nil {
 		t.Fatalf("%v: %v", args, err)
 	}
+	c.spacedProbes = 5
 	return &c
 }
 

@@ -19,8 +19,8 @@ const (
 	probeSpaced  = 100
 )
 
-// probeDisk measures the disk of a directory. The file is removed before it returns.
-func probeDisk(ctx context.Context, dir string) (_ *Disk, err error) {
+// probeDisk measures the disk of a directory, with so many spaced probes. The file is removed before it returns.
+func probeDisk(ctx context.Context, dir string, spaced int) (_ *Disk, err error) {
 	f, err := os.CreateTemp(dir, "probe-")
 	if err != nil {
 		return nil, fmt.Errorf("probe the disk: %w", err)
@@ -35,7 +35,7 @@ func probeDisk(ctx context.Context, dir string) (_ *Disk, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("probe the disk: %w", err)
 	}
-	idle, err := probe(ctx, f, probeSpaced, probeSpacing)
+	idle, err := probe(ctx, f, spaced, probeSpacing)
 	if err != nil {
 		return nil, fmt.Errorf("probe the disk: %w", err)
 	}
