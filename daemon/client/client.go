@@ -257,16 +257,15 @@ func closeBody(res *http.Response) {
 	_ = res.Body.Close()
 }
 
-// jsonBody encodes v as it is: without the escapes for HTML, which nobody needs here.
-func jsonBody(v any) (io.Reader, error) {
+// encode is json.Marshal without the escapes for HTML, which nobody needs here.
+func encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
-		return nil, fmt.Errorf("encode the request: %w", err)
+		return nil, err
 	}
-	b.Truncate(b.Len() - 1) // the encoder's newline
-	return &b, nil
+	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), nil
 }
 
 // submit sends v as JSON and decodes the answer into out.
@@ -275,11 +274,11 @@ func (c *Client) submit(ctx context.Context, method, path string, v, out any) er
 }
 
 func (c *Client) submitAs(ctx context.Context, method, path, contentType string, v, out any) error {
-	body, err := jsonBody(v)
+	body, err := encode(v)
 	if err != nil {
-		return err
+		return fmt.Errorf("encode the request: %w", err)
 	}
-	return c.call(ctx, request{method: method, path: path, body: body, contentType: contentType}, out)
+	return c.call(ctx, request{method: method, path: path, body: bytes.NewReader(body), contentType: contentType}, out)
 }
 
 // join makes a path of segments given by the caller. An empty one, or one that a server takes as a

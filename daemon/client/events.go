@@ -39,7 +39,7 @@ func (e *Event) append(dst []byte) ([]byte, error) {
 	if !json.Valid(e.Data) {
 		return nil, errors.New("data is not JSON")
 	}
-	head, err := json.Marshal(struct {
+	head, err := encode(struct {
 		ID       string    `json:"id,omitempty"`
 		Type     string    `json:"type"`
 		Resource string    `json:"resource,omitempty"`

@@ -117,13 +117,13 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 	if s.Unsigned {
 		secret = json.RawMessage("null")
 	} else if s.SigningSecret != "" {
-		b, err := json.Marshal(s.SigningSecret)
+		b, err := encode(s.SigningSecret)
 		if err != nil {
 			return nil, err
 		}
 		secret = b
 	}
-	return json.Marshal(struct {
+	return encode(struct {
 		DataCallbackURL string          `json:"dataCallbackURL"`
 		ExportFormat    string          `json:"exportFormat,omitempty"`
 		NumberOfRecords int             `json:"numberOfRecords,omitempty"`
