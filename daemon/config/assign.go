@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,15 +92,7 @@ func fromText(s string) given {
 }
 
 func (g given) is(forms ...form) bool {
-	if g.form == formLoose {
-		return true
-	}
-	for _, f := range forms {
-		if g.form == f {
-			return true
-		}
-	}
-	return false
+	return g.form == formLoose || slices.Contains(forms, g.form)
 }
 
 // assign sets v to g, or returns what is wrong with g and leaves v as it was.

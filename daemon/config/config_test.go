@@ -177,7 +177,7 @@ func variableText(v reflect.Value) string {
 func TestEnvironmentRefusals(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, file, env, want string }{
-		{"unknown", "", "HERALD_LISTEN_ADDRES=:1", "HERALD_LISTEN_ADDRES: unknown variable; did you mean HERALD_LISTEN_ADDRESS?"},
+		{"unknown", "", "HERALD_LISTEN_ADRESSE=:1", "HERALD_LISTEN_ADRESSE: unknown variable; did you mean HERALD_LISTEN_ADDRESS?"},
 		{"unknown and far", "", "HERALD_QQQQQ=1", "HERALD_QQQQQ: unknown variable"},
 		{"service link", "", "HERALD_PORT_8420_TCP_ADDR=10.0.0.1", "HERALD_PORT_8420_TCP_ADDR: unknown variable; Kubernetes sets it for a service called herald: set enableServiceLinks: false in the pod"},
 		{"type", "", "HERALD_DELIVERY_WORKERS=many", "HERALD_DELIVERY_WORKERS: must be a whole number"},

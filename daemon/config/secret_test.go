@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,8 +35,8 @@ func TestNoRefusalRepeatsASecret(t *testing.T) {
 		for _, value := range []string{"TOKEN", "[TOKEN]", "{TOKEN: TOKEN}"} {
 			parts := strings.Split(path, ".")
 			text := value
-			for i := len(parts) - 1; i >= 0; i-- {
-				text = "{" + parts[i] + ": " + text + "}"
+			for _, part := range slices.Backward(parts) {
+				text = "{" + part + ": " + text + "}"
 			}
 			texts = append(texts, text)
 		}
@@ -108,6 +109,16 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	}
 	if n := strings.Count(out.String(), hidden); n < 20 {
 		t.Errorf("only %d printings say %s", n, hidden)
+	}
+	// encoding/json and yaml would fall back to MarshalText, other encoders might not.
+	if j, err := c.AdminToken.MarshalJSON(); string(j) != `"`+hidden+`"` || err != nil {
+		t.Errorf("MarshalJSON gives %s, %v", j, err)
+	}
+	if y, err := c.AdminToken.MarshalYAML(); y != hidden || err != nil {
+		t.Errorf("MarshalYAML gives %v, %v", y, err)
+	}
+	if v := c.AdminToken.LogValue().String(); v != hidden {
+		t.Errorf("LogValue gives %s", v)
 	}
 	if c.AdminToken.Reveal() != canary {
 		t.Error("Reveal does not")

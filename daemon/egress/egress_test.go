@@ -367,7 +367,7 @@ func TestTLS(t *testing.T) {
 	}
 
 	old, _, _ := receiver(t, "127.0.0.1:0", say("old"))
-	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS11}
+	old.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 	old.StartTLS()
 	if _, _, err := get(t, client(t, Options{AllowNetworks: loopback, CAFile: caFile(t, old)}), old.URL); err == nil {
 		t.Error("TLS 1.1 is accepted")
