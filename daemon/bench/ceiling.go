@@ -105,7 +105,7 @@ func (c DeliverCommand) Run(ctx context.Context, stdout, _ io.Writer) error {
 			return fmt.Errorf("target %s: not a loopback address", u.Redacted())
 		}
 	}
-	sender, err := newSender(c.Target, c.Concurrency, buildData(c.Size))
+	sender, err := newBareSender(c.Target, c.Concurrency, buildData(c.Size))
 	if err != nil {
 		return err
 	}

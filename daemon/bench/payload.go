@@ -28,7 +28,7 @@ func buildData(size int) []byte {
 	const closing = len(`,"padding":""}`)
 	// Thirty members share the size; a tiny payload has fewer, a large one ends in one long text.
 	width := max((size-len(b)-closing)/30, 24)
-	for i := 0; i < 30; i++ {
+	for i := range 30 {
 		var member []byte
 		if i%5 == 4 {
 			member = fmt.Appendf(nil, `,"number%02d":%0*d`, i, 3, 100+i*7919%899)

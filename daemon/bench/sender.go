@@ -1,79 +1,69 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
-	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"herald/daemon/egress"
+	"herald/daemon/sender/webhook"
+	"herald/queue"
+	"herald/store"
 )
 
 // attemptTimeout is the daemon's default for one attempt.
 const attemptTimeout = 15 * time.Second
 
-// sender sends signed pushes the way the daemon does. It may be used concurrently.
-type sender struct {
-	targets   []string
+// bareSender sends signed pushes with the daemon's own sender over its own way out, and nothing of the
+// daemon around it. It may be used concurrently.
+type bareSender struct {
 	transport *http.Transport
-	key       *standardwebhooks.Webhook
-	before    string // the envelope up to the id
-	after     string // and from there
+	webhook   *webhook.Sender
+	subs      []*store.Subscription
+	data      []byte
 }
 
-// newSender prepares the envelope of the payload for the targets; concurrency is how many connections to
-// keep for each.
-func newSender(targets []string, concurrency int, data []byte) (*sender, error) {
-	key, err := standardwebhooks.NewWebhookRaw([]byte("a key that only the ceiling uses"))
+// newBareSender prepares to push the payload to the targets, with so many attempts at once for each.
+func newBareSender(targets []string, concurrency int, data []byte) (*bareSender, error) {
+	way, err := egress.New(egress.Options{
+		AllowNetworks:       []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		MaxIdleConnsPerHost: concurrency,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("prepare the sender: %w", err)
 	}
-	return &sender{
-		targets: targets,
-		transport: &http.Transport{
-			MaxIdleConns: concurrency * len(targets), MaxIdleConnsPerHost: concurrency,
-			IdleConnTimeout: 90 * time.Second, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
-		},
-		key:    key,
-		before: `{"id":"`,
-		after:  `","type":"` + eventType + `","time":"2026-01-01T00:00:00.000Z","accountId":"default","data":` + string(data) + `}`,
-	}, nil
+	s := &bareSender{transport: way.Transport(), data: data}
+	if s.webhook, err = webhook.New(webhook.Options{Transport: s.transport, UserAgent: "Herald/bench"}); err != nil {
+		return nil, fmt.Errorf("prepare the sender: %w", err)
+	}
+	for i, target := range targets {
+		s.subs = append(s.subs, &store.Subscription{
+			ID: store.SubscriptionID{byte(i >> 8), byte(i)}, AccountID: "default", DataCallbackURL: target,
+			ExportFormat: "application/json", NumberOfRecords: 1, Payload: store.PayloadEnvelope,
+			Method: http.MethodPost, State: store.StateActive,
+			SigningSecrets: []store.SigningSecret{{Key: []byte("a key that only the ceiling uses")}},
+		})
+	}
+	return s, nil
 }
 
-// send makes one attempt and returns nil for a 2xx answer.
-func (s *sender) send(ctx context.Context, target int, number int64) error {
+// send makes one attempt and returns nil when it was delivered.
+func (s *bareSender) send(ctx context.Context, target int, number int64) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	id := "evt_" + strconv.FormatInt(number, 10)
-	body := []byte(s.before + id + s.after)
-	now := time.Now()
-	signature, err := s.key.Sign(id, now, body)
-	if err != nil {
-		return err
+	now := time.Now().UTC()
+	e := &queue.Event{
+		ID: "evt_" + strconv.FormatInt(1e15+number, 10), AccountID: "default", Type: eventType, Time: now, AcceptedAt: now, Data: s.data,
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.targets[target], bytes.NewReader(body))
-	if err != nil {
-		return err
+	out := s.webhook.Send(ctx, s.subs[target], queue.Push{ID: e.ID, Events: []*queue.Event{e}, Attempt: 1})
+	if out.Class != queue.ClassDelivered {
+		return fmt.Errorf("status %d: %s", out.Status, out.Error)
 	}
-	req.Header["Content-Type"] = []string{"application/json"}
-	req.Header["User-Agent"] = []string{"Herald/bench"}
-	req.Header["Webhook-Id"] = []string{id}
-	req.Header["Webhook-Timestamp"] = []string{strconv.FormatInt(now.Unix(), 10)}
-	req.Header["Webhook-Signature"] = []string{signature}
-	resp, err := s.transport.RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	_ = resp.Body.Close()
-	if err == nil && resp.StatusCode/100 != 2 {
-		err = fmt.Errorf("status %d", resp.StatusCode)
-	}
-	return err
+	return nil
 }
 
 // close gives the connections back.
-func (s *sender) close() { s.transport.CloseIdleConnections() }
+func (s *bareSender) close() { s.transport.CloseIdleConnections() }
