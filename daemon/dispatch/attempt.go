@@ -20,12 +20,12 @@ const storeDelay = 5 * time.Second
 // maxErrorText is what an attempt keeps of Outcome.Error, in bytes.
 const maxErrorText = 512
 
-// deliver sees one claim to its settlement.
-func (d *Dispatcher) deliver(j *job) {
+// deliver sees one claim to its settlement. The outcome has no class when no attempt was made.
+func (d *Dispatcher) deliver(j *job) (out queue.Outcome) {
 	sub, do := d.admit(j)
 	switch do {
 	case doSend:
-		d.send(sub, j)
+		return d.send(sub, j)
 	case doDrop:
 		d.drop(j)
 	case doHold:
@@ -35,6 +35,7 @@ func (d *Dispatcher) deliver(j *job) {
 	case doStop:
 		d.giveBack(returnedShutdown, []queue.Claim{j.claim})
 	}
+	return out
 }
 
 type verdict int
@@ -77,20 +78,18 @@ func (d *Dispatcher) admit(j *job) (*store.Subscription, verdict) {
 			d.mu.Unlock()
 			continue
 		}
-		again := false
 		switch do {
 		case doSend:
-			l.max, l.known = sub.Delivery.MaxConcurrency, true
-			again = d.wake(l)
+			l.max = sub.Delivery.MaxConcurrency
+			if d.admitted != nil {
+				d.admitted(sub)
+			}
 		case doRest:
 			d.holdFor(l, storeDelay)
 		default:
 			d.setHeld(l, true)
 		}
 		d.mu.Unlock()
-		if again {
-			d.queue.Wake(l.id)
-		}
 		return sub, do
 	}
 }
@@ -118,7 +117,7 @@ func (d *Dispatcher) drop(j *job) {
 }
 
 // send makes the attempt and settles it.
-func (d *Dispatcher) send(sub *store.Subscription, j *job) {
+func (d *Dispatcher) send(sub *store.Subscription, j *job) queue.Outcome {
 	policy := d.defaults.Load()
 	c := &j.claim
 	ctx, cancel := context.WithTimeout(d.hard, cmp.Or(sub.Delivery.Timeout, policy.Timeout))
@@ -132,7 +131,7 @@ func (d *Dispatcher) send(sub *store.Subscription, j *job) {
 	if out.Class != queue.ClassDelivered && out.Status == 0 && d.hard.Err() != nil {
 		// It is the daemon that broke the attempt off, not the receiver.
 		d.giveBack(returnedShutdown, []queue.Claim{*c})
-		return
+		return queue.Outcome{}
 	}
 	s := d.follow(sub, c, &out, policy, now)
 	s.Attempt = &queue.Attempt{
@@ -143,6 +142,7 @@ func (d *Dispatcher) send(sub *store.Subscription, j *job) {
 	d.metrics.observe(&out, &s)
 	d.logAttempt(sub, c, &out, &s)
 	d.queue.Settle(s)
+	return out
 }
 
 // follow says what an outcome means for the delivery, and acts where it means something for the

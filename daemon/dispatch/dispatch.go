@@ -3,14 +3,14 @@
 //
 // It promises:
 //
-//   - One receiver never holds up another. Each lane (subscription) has its own limit, and no lane may
-//     hold more workers than stay free for the others.
+//   - One receiver never holds up another. Each lane (subscription) has its own limit, no lane may take
+//     the workers that others need, and one whose receiver hangs is probed with single attempts.
 //   - The subscription is read at the moment an attempt starts, so a new token, URL or policy holds for
 //     the next attempt, also of deliveries queued long before. Once Changed has returned, nothing
 //     starts any more on what the subscription was before.
 //   - Every lease ends in exactly one settlement. What could not be tried is given back and is not
 //     counted as an attempt.
-//   - Memory goes by the deliveries under way and the lanes that are held, not by the backlog.
+//   - Memory goes by the deliveries under way and the lanes in use or held, not by the backlog.
 package dispatch
 
 import (
@@ -125,6 +125,9 @@ type Dispatcher struct {
 
 	storeRead, storeWrite, laneDrop complaint
 
+	// admitted, set by tests only, is called with mu held for each attempt that starts.
+	admitted func(*store.Subscription)
+
 	ran  atomic.Bool
 	wg   sync.WaitGroup
 	hard context.Context // ends when attempts under way have to stop; set by Run before any worker starts
@@ -140,8 +143,7 @@ type Dispatcher struct {
 	// The Claim under way.
 	claiming bool
 	round    uint64
-	granted  int     // workers promised by room in this round
-	asked    []*lane // lanes that room saw in this round
+	granted  int // workers promised by room in this round
 
 	toWake  []queue.Lane // to be woken before the next Claim
 	starved []*lane      // refused for the sake of other lanes
@@ -150,6 +152,7 @@ type Dispatcher struct {
 
 	idle    []*worker // the one that worked last is last
 	minIdle int       // the fewest idle workers since the last trim
+	tick    uint64    // how often trim ran
 }
 
 // New validates the options and returns a Dispatcher that does nothing yet.

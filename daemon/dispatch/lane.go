@@ -1,19 +1,22 @@
 package dispatch
 
 import (
+	"cmp"
+	"net/http"
 	"time"
 
 	"herald/queue"
 )
 
-// lane is what the dispatcher knows of one subscription while it has something to remember: attempts
-// under way, or a reason to leave it alone. It is guarded by Dispatcher.mu.
+// lane is what the dispatcher knows of one subscription that has attempts under way, had some lately,
+// or is to be left alone. It is guarded by Dispatcher.mu.
 type lane struct {
 	id       queue.Lane
 	inFlight int
-	// max is the subscription's own MaxConcurrency, 0 for the default; it counts once known is set.
-	max   int
-	known bool
+	// max is the subscription's own MaxConcurrency, 0 for the default.
+	max int
+	// window is how many attempts the receiver has shown to be good for, from 1: see learn.
+	window int
 	// gen grows with every Changed. An attempt may start only under the gen it read its subscription in.
 	gen uint64
 	// held: nothing may be claimed until Changed, or until timer when it is set.
@@ -26,6 +29,8 @@ type lane struct {
 	// round and allowance are what room answered in the Claim under way.
 	round     uint64
 	allowance int
+	// tick is when it was last used, in ticks of trim.
+	tick uint64
 }
 
 func (l *lane) stopTimer() {
@@ -35,36 +40,50 @@ func (l *lane) stopTimer() {
 	}
 }
 
+// learn adjusts the window by what an attempt came to. It opens by one with each success, and so doubles
+// in the time of one answer; it is halved by each attempt that got no answer, or the answer that there
+// are too many. A receiver that hangs soon holds one worker, which probes it, while the rest of its
+// deliveries wait at no cost. Other failures leave the window as it is: they come quickly.
+func (l *lane) learn(out *queue.Outcome, limit int) {
+	switch {
+	case out.Class == queue.ClassDelivered:
+		l.window = min(l.window+1, limit)
+	case out.Status == 0, out.Status == http.StatusTooManyRequests, out.Status == http.StatusServiceUnavailable:
+		l.window = max(l.window/2, 1)
+	}
+}
+
+// limit is how many attempts the lane may have under way as far as it is concerned.
+func (d *Dispatcher) limit(l *lane) int {
+	return cmp.Or(l.max, d.defaults.Load().MaxConcurrency)
+}
+
 // room says how many deliveries of a lane may be claimed now; the queue calls it from within Claim,
-// with its own lock held. Asked again in the same Claim it answers the same, as the answer is for the
-// whole of it.
+// with its own lock held. What it has allowed is for the whole of that Claim: asked again it answers the
+// same. What it has refused is looked at anew, as a Claim may wait for long.
 //
-// A lane is let have half of what it would leave free for the others, so that however many lanes
-// hang, each holds no more workers than are free for the rest, and a lane that has none under way
-// always gets one. A lane of which nothing is known yet gets one too: its attempt finds out.
+// A lane may have no more workers than half of what it leaves free for the others. So each further lane
+// that takes all it may leaves two thirds of what it found, and a lane that has none under way gets
+// one as long as there is one.
 func (d *Dispatcher) room(id queue.Lane) int {
-	limit := d.defaults.Load().MaxConcurrency
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l := d.lanes[id]
 	if l == nil {
-		l = &lane{id: id}
+		l = &lane{id: id, window: 1, tick: d.tick}
 		d.lanes[id] = l
 	}
-	if l.round == d.round {
-		return l.allowance
+	if l.round != d.round {
+		l.round, l.allowance = d.round, 0
 	}
-	l.round, l.allowance = d.round, 0
-	d.asked = append(d.asked, l)
 	if l.held {
 		return 0
 	}
-	if !l.known {
-		limit = 1
-	} else if l.max > 0 {
-		limit = l.max
+	if l.allowance > 0 {
+		return l.allowance
 	}
-	share := (d.workers - d.inFlight - d.granted - l.inFlight + 1) / 2
+	limit := min(l.window, d.limit(l))
+	share := (d.workers - d.inFlight - d.granted - 2*l.inFlight + 2) / 3
 	if l.inFlight == 0 {
 		share = max(share, 1)
 	}
@@ -85,7 +104,7 @@ func (d *Dispatcher) room(id queue.Lane) int {
 // caller must call queue.Wake for it, after letting go of mu. While nobody claims it is enough to
 // remember the lane: many are then woken in one call.
 func (d *Dispatcher) wake(l *lane) bool {
-	if !l.refused || l.held {
+	if !l.refused || l.held || min(l.window, d.limit(l)) <= l.inFlight {
 		return false
 	}
 	l.refused = false
@@ -96,13 +115,10 @@ func (d *Dispatcher) wake(l *lane) bool {
 	return false
 }
 
-// forget frees the state of a lane that has nothing to remember. A lane that room saw in the Claim
-// under way is kept until that has returned.
-func (d *Dispatcher) forget(l *lane) {
-	if l.inFlight > 0 || l.held || l.starved || l.refused || d.claiming && l.round == d.round {
-		return
-	}
-	delete(d.lanes, l.id)
+// forgettable tells whether a lane has nothing to remember but its window.
+func (d *Dispatcher) forgettable(l *lane) bool {
+	promised := d.claiming && l.round == d.round && l.allowance > 0
+	return l.inFlight == 0 && !l.held && !l.starved && !l.refused && !promised
 }
 
 func (d *Dispatcher) setHeld(l *lane, held bool) {
@@ -125,10 +141,8 @@ func (d *Dispatcher) Changed(id queue.Lane) {
 	d.mu.Lock()
 	if l := d.lanes[id]; l != nil {
 		l.gen++
-		l.known = false
 		l.refused = false
 		d.setHeld(l, false)
-		d.forget(l)
 	}
 	d.mu.Unlock()
 	d.queue.Wake(id)
@@ -150,7 +164,6 @@ func (d *Dispatcher) holdFor(l *lane, wait time.Duration) {
 		l.timer = nil
 		l.refused = false
 		d.setHeld(l, false)
-		d.forget(l)
 		d.mu.Unlock()
 		d.queue.Wake(l.id)
 	})

@@ -29,7 +29,7 @@ func (r returned) String() string {
 //	herald_dispatch_attempt_seconds          how long they took
 //	herald_dispatch_in_flight                deliveries that workers have in hand
 //	herald_dispatch_workers                  how many may be in hand at once
-//	herald_dispatch_active_lanes             subscriptions with deliveries in hand, or held
+//	herald_dispatch_active_lanes             subscriptions that have or lately had deliveries in hand, or are held
 //	herald_dispatch_held_lanes               those of them that are held: paused, disabled, or resting
 //	herald_dispatch_dead_total{reason}       deliveries given up: exhausted, rejected
 //	herald_dispatch_returned_total{reason}   claims given back without an attempt: held, shutdown, store, over
@@ -86,7 +86,7 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) (*metrics, error) {
 		attempts, dead, back, m.seconds, m.disabled,
 		gauge("in_flight", "Deliveries that workers have in hand.", func() int { return d.inFlight }),
 		gauge("workers", "How many deliveries may be in hand at once.", func() int { return d.workers }),
-		gauge("active_lanes", "Subscriptions with deliveries in hand, or held.", func() int { return len(d.lanes) }),
+		gauge("active_lanes", "Subscriptions that have or lately had deliveries in hand, or are held.", func() int { return len(d.lanes) }),
 		gauge("held_lanes", "Subscriptions that are held: paused, disabled, or resting after a failure of the store.", func() int { return d.held }),
 	} {
 		if err := reg.Register(c); err != nil {

@@ -48,19 +48,14 @@ func (d *Dispatcher) assign(claims []queue.Claim) {
 		w := &worker{jobs: make(chan job, 1)}
 		d.wg.Go(func() { d.work(w, j) })
 	}
-	for i, l := range d.asked {
-		d.forget(l)
-		d.asked[i] = nil
-	}
-	d.asked = d.asked[:0]
 	d.mu.Unlock()
 	d.giveBack(returnedOver, over)
 }
 
 func (d *Dispatcher) work(w *worker, j job) {
 	for ok := true; ok; j, ok = <-w.jobs {
-		d.deliver(&j)
-		again, goOn := d.finish(w, j.lane)
+		out := d.deliver(&j)
+		again, goOn := d.finish(w, j.lane, &out)
 		j = job{} // while idle it would keep an event in memory
 		if again != nil {
 			d.queue.Wake(again...)
@@ -71,13 +66,17 @@ func (d *Dispatcher) work(w *worker, j job) {
 	}
 }
 
-// finish takes a job that was settled off the books. It returns the lanes the caller has to wake, and
-// whether the worker is to wait for another job.
-func (d *Dispatcher) finish(w *worker, l *lane) (wake []queue.Lane, goOn bool) {
+// finish takes a job that was settled off the books; out has no class when no attempt was made. It
+// returns the lanes the caller has to wake, and whether the worker is to wait for another job.
+func (d *Dispatcher) finish(w *worker, l *lane, out *queue.Outcome) (wake []queue.Lane, goOn bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l.inFlight--
 	d.inFlight--
+	l.tick = d.tick
+	if out.Class != "" {
+		l.learn(out, d.limit(l))
+	}
 	if d.wake(l) {
 		wake = append(wake, l.id)
 	}
@@ -87,12 +86,10 @@ func (d *Dispatcher) finish(w *worker, l *lane) (wake []queue.Lane, goOn bool) {
 			if d.wake(s) {
 				wake = append(wake, s.id)
 			}
-			d.forget(s)
 			d.starved[i] = nil
 		}
 		d.starved = d.starved[:0]
 	}
-	d.forget(l)
 	if d.waiting {
 		d.waiting = false
 		d.free <- struct{}{} // of capacity 1, and waiting is set only after it was emptied
@@ -104,11 +101,11 @@ func (d *Dispatcher) finish(w *worker, l *lane) (wake []queue.Lane, goOn bool) {
 	return wake, true
 }
 
-// trimEvery is how long a worker may be idle, within a factor of two, before it is let go.
+// trimEvery is how long a worker or a lane may be idle, within a factor of two, before it is let go.
 const trimEvery = 10 * time.Second
 
-// trim lets go of the workers that were not needed since the last time: the goroutines of a burst
-// should not hold their stacks for ever.
+// trim lets go of the workers and forgets the lanes that were not needed since the last time: a burst
+// should not hold its stacks for ever.
 func (d *Dispatcher) trim(ctx context.Context) {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
@@ -127,6 +124,12 @@ func (d *Dispatcher) trim(ctx context.Context) {
 		clear(d.idle[rest:])
 		d.idle = d.idle[:rest]
 		d.minIdle = rest
+		for id, l := range d.lanes {
+			if l.tick < d.tick && d.forgettable(l) {
+				delete(d.lanes, id)
+			}
+		}
+		d.tick++
 		d.mu.Unlock()
 	}
 }
