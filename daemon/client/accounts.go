@@ -64,6 +64,21 @@ func (c *Client) UpdateAccount(ctx context.Context, id string, p AccountPatch) (
 	return out, err
 }
 
+// ReplaceAccount sets both changeable parts of an account.
+func (c *Client) ReplaceAccount(ctx context.Context, id, name string, suspended bool) (Account, error) {
+	var out Account
+	path, err := join("/accounts", id)
+	if err != nil {
+		return out, err
+	}
+	in := struct {
+		Name      string `json:"name"`
+		Suspended bool   `json:"suspended"`
+	}{name, suspended}
+	err = c.submit(ctx, http.MethodPut, path, in, &out)
+	return out, err
+}
+
 // DeleteAccount removes an account with its tokens, resources and subscriptions. The account
 // "default" cannot be removed: a Problem with status 409.
 func (c *Client) DeleteAccount(ctx context.Context, id string) error {

@@ -112,6 +112,18 @@ func TestCalls(t *testing.T) {
 			Account{ID: "a1", Name: "N"},
 		},
 		{
+			"replace account",
+			func(c *Client) (any, error) { return c.ReplaceAccount(ctx, "a1", "N", true) },
+			seen{"PUT", "/accounts/a1", "application/json", "", `{"name":"N","suspended":true}`},
+			`{"id":"a1","name":"N","suspended":true}`, Account{ID: "a1", Name: "N", Suspended: true},
+		},
+		{
+			"resource",
+			func(c *Client) (any, error) { return c.Resource(ctx, "project", "p/1") },
+			seen{"GET", "/resources/project/p%2F1", "", "", ""},
+			`{"type":"project","id":"p/1"}`, Resource{Type: "project", ID: "p/1"},
+		},
+		{
 			"delete account",
 			func(c *Client) (any, error) { return nil, c.DeleteAccount(ctx, "a1") },
 			seen{"DELETE", "/accounts/a1", "", "", ""},

@@ -37,6 +37,17 @@ func (c *Client) PutResources(ctx context.Context, rs []Resource) error {
 	return c.submit(ctx, http.MethodPut, "/resources", rs, nil)
 }
 
+// Resource returns one resource of the catalogue.
+func (c *Client) Resource(ctx context.Context, resourceType, id string) (Resource, error) {
+	var out Resource
+	path, err := join("/resources", resourceType, id)
+	if err != nil {
+		return out, err
+	}
+	err = c.call(ctx, request{method: http.MethodGet, path: path}, &out)
+	return out, err
+}
+
 // Resources lists the catalogue, of one type or, when resourceType is empty, of all, ascending by
 // type and id. The whole list is streamed: it may be of any length. Needs the publish or the
 // subscribe scope.

@@ -37,6 +37,7 @@ type daemon struct {
 	url string
 
 	cmd    *exec.Cmd
+	ready  bool // the process has been ready, so it must be able to stop in order
 	wg     sync.WaitGroup
 	exited chan struct{} // closed when the process has ended
 	waited error         // how it ended; to be read after exited
@@ -87,12 +88,16 @@ func (d *daemon) start(ctx context.Context) error {
 		return fmt.Errorf("start %s: %w", d.executable, err)
 	}
 	exited := make(chan struct{})
-	d.cmd, d.exited = cmd, exited
+	d.cmd, d.exited, d.ready = cmd, exited, false
 	d.wg.Go(func() {
 		d.waited = cmd.Wait()
 		close(exited)
 	})
-	return d.awaitReady(ctx)
+	if err := d.awaitReady(ctx); err != nil {
+		return err
+	}
+	d.ready = true
+	return nil
 }
 
 func (d *daemon) awaitReady(ctx context.Context) error {
@@ -158,7 +163,7 @@ func (d *daemon) stop() error {
 	case <-late.C:
 		return errors.Join(fmt.Errorf("the daemon did not stop within %s and was killed", stopLimit), d.kill())
 	}
-	if d.waited != nil {
+	if d.waited != nil && d.ready {
 		return fmt.Errorf("stop the daemon: %w", d.waited)
 	}
 	return nil

@@ -8,6 +8,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,9 @@ type Command struct {
 	Keep bool `help:"Leave the daemon and the receiver running afterwards, to play with, until Ctrl-C."`
 	// Executable is the program to start the daemon with; empty means the one that is running.
 	Executable string `kong:"-"`
+
+	// limit bounds one step; 0 means stepLimit.
+	limit time.Duration
 }
 
 // Help is shown below the summary.
@@ -63,18 +67,22 @@ func (e *StepError) Unwrap() error { return e.Err }
 
 // Run tells the story. It returns a *StepError for a step that failed, and nil otherwise; with Keep it
 // returns when the context ends, or with an error when the daemon ends before that.
-func (c Command) Run(ctx context.Context, s cli.Streams) (err error) {
+func (c Command) Run(ctx context.Context, s cli.Streams) error {
 	// A reader that goes away (demo | head) must end in the same clean-up as Ctrl-C does.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGPIPE)
 	defer stop()
+	return c.run(ctx, s, "")
+}
 
+// run is Run in a directory below parent, the system's temporary one when that is empty.
+func (c Command) run(ctx context.Context, s cli.Streams, parent string) (err error) {
 	executable := c.Executable
 	if executable == "" {
 		if executable, err = os.Executable(); err != nil {
 			return fmt.Errorf("demo: find this program: %w", err)
 		}
 	}
-	dir, err := os.MkdirTemp("", "herald-demo-")
+	dir, err := os.MkdirTemp(parent, "herald-demo-")
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
@@ -96,6 +104,7 @@ func (c Command) Run(ctx context.Context, s cli.Streams) (err error) {
 	}()
 
 	t := newStory(out, d, rec)
+	t.limit = cmp.Or(c.limit, stepLimit)
 	if err := t.tell(ctx); err != nil {
 		return err
 	}
@@ -124,7 +133,7 @@ func (t *story) tell(ctx context.Context) error {
 }
 
 func (t *story) run(ctx context.Context, step step) error {
-	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	ctx, cancel := context.WithTimeout(ctx, t.limit)
 	defer cancel()
 	return step.do(ctx)
 }

@@ -23,11 +23,8 @@ func (t *story) startFirst(ctx context.Context) error {
 		if err = t.daemon.start(ctx); err == nil {
 			return nil
 		}
-		if err := t.daemon.stop(); err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			break
+		if e := t.daemon.stop(); e != nil || ctx.Err() != nil {
+			return errors.Join(err, e)
 		}
 	}
 	return err

@@ -166,16 +166,20 @@ func wrap(words []string) string {
 	return b.String()
 }
 
-// shell quotes a word. The first known value in it is replaced by its variable, when what stands
-// around it means itself between double quotes and cannot be taken for a part of the name.
+// shell quotes a word, with known values in it replaced by their variables where what follows cannot
+// be taken for a part of the name.
 func shell(word string, names map[string]string) string {
+	replaced := word
 	for _, value := range slices.Sorted(maps.Keys(names)) {
-		before, after, ok := strings.Cut(word, value)
-		if ok && plain(before) && plain(after) && (after == "" || after[0] == '/' || after[0] == '?') {
-			return `"` + before + "$" + names[value] + after + `"`
+		before, after, ok := strings.Cut(replaced, value)
+		if ok && (after == "" || strings.ContainsRune("/?&", rune(after[0]))) {
+			replaced = before + "$" + names[value] + after
 		}
 	}
-	return quote(word)
+	if replaced == word || !plain(word) {
+		return quote(word)
+	}
+	return `"` + replaced + `"`
 }
 
 // plain says whether text has nothing that is special between double quotes.

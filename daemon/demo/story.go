@@ -24,6 +24,7 @@ type story struct {
 	daemon   *daemon
 	receiver *receiver
 	began    time.Time
+	limit    time.Duration // of one step
 
 	// transport goes to the daemon's address; names are the shell variables printed so far.
 	transport *http.Transport

@@ -1,0 +1,477 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+)
+
+// faultVariable names a fault for the stand-in to have. It does not begin with HERALD_, which the demo
+// keeps from its child.
+const faultVariable = "STANDIN_FAULT"
+
+// standIn is as much of a daemon as the demo sees, in one test file: what it is for is to be wrong in
+// one chosen way, so that a test can see the demo notice. It keeps its state in a file, rewritten with
+// every change.
+type standIn struct {
+	fault string
+	file  string
+
+	mu    sync.Mutex
+	state state
+}
+
+type state struct {
+	Tokens     map[string]map[string]any // by secret
+	Resources  map[string]string
+	Subs       map[string]*subscription
+	Events     map[string]*event
+	Deliveries []*delivery
+	Next       int
+}
+
+type subscription struct {
+	ID, Resource, URL, Token, Secret string
+	Events                           []string
+	Waits                            []string
+}
+
+type event struct {
+	ID, Type, Resource string
+	Data               []byte
+}
+
+type delivery struct {
+	ID, EventID, SubID, State string
+	Attempts                  []map[string]any
+}
+
+// runStandIn is the process that the demo starts in place of the daemon.
+func runStandIn(config string) error {
+	s := &standIn{fault: os.Getenv(faultVariable)}
+	if s.fault == "does not start" {
+		fmt.Fprintln(os.Stderr, "the stand-in does not feel like starting")
+		return errors.New("no")
+	}
+	b, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	value := func(key string) string {
+		m := regexp.MustCompile(`(?m)^\s*` + key + `: "?([^"\n]+)"?$`).FindSubmatch(b)
+		if m == nil {
+			return ""
+		}
+		return string(m[1])
+	}
+	dir, socket := value("data_dir"), value("socket")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	s.file = filepath.Join(dir, "state.json")
+	s.state = state{
+		Tokens: map[string]map[string]any{}, Resources: map[string]string{},
+		Subs: map[string]*subscription{}, Events: map[string]*event{},
+	}
+	if b, err := os.ReadFile(s.file); err == nil {
+		if err := json.Unmarshal(b, &s.state); err != nil {
+			return err
+		}
+	}
+	_ = os.Remove(socket)
+	local, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	public, err := net.Listen("tcp", value("address"))
+	if err != nil {
+		return err
+	}
+	for _, d := range s.state.Deliveries {
+		if d.State == "pending" {
+			go s.deliver(d)
+		}
+	}
+	go func() { _ = http.Serve(local, s.routes(true)) }()
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	go func() {
+		<-stop
+		code := 0
+		if s.fault == "stops badly" {
+			code = 3
+		}
+		os.Exit(code)
+	}()
+	return http.Serve(public, s.routes(false))
+}
+
+func (s *standIn) save() {
+	b, err := json.Marshal(s.state)
+	if err != nil {
+		panic(err)
+	}
+	if err := os.WriteFile(s.file+".new", b, 0o600); err != nil {
+		panic(err)
+	}
+	if err := os.Rename(s.file+".new", s.file); err != nil {
+		panic(err)
+	}
+}
+
+func refuse(w http.ResponseWriter, r *http.Request, status int, detail string, fields ...string) {
+	p := map[string]any{"title": http.StatusText(status), "statusCode": status, "detail": detail, "instance": r.URL.Path}
+	var list []map[string]string
+	for _, f := range fields {
+		list = append(list, map[string]string{"field": f, "detail": "is wrong"})
+	}
+	if list != nil {
+		p["errors"] = list
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	answer(w, status, p)
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.WriteHeader(status)
+	if v != nil {
+		_ = json.NewEncoder(w).Encode(v)
+	}
+}
+
+func (s *standIn) id(prefix string) string {
+	s.state.Next++
+	return prefix + strconv.Itoa(s.state.Next)
+}
+
+func (s *standIn) routes(admin bool) http.Handler {
+	m := http.NewServeMux()
+	handle := func(pattern string, do func(http.ResponseWriter, *http.Request)) {
+		m.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			secret, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+			token := s.state.Tokens[secret]
+			switch {
+			case admin:
+			case token == nil:
+				refuse(w, r, 401, "no valid token")
+				return
+			case strings.Contains(pattern, "/tokens") && s.fault != "anyone mints":
+				refuse(w, r, 403, "needs the scope admin")
+				return
+			}
+			do(w, r)
+			s.save()
+		})
+	}
+	m.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, map[string]string{"status": "ok"}) })
+	m.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		if s.fault != "no metrics" {
+			_, _ = io.WriteString(w, "# HELP x\nherald_api_events_accepted_total 5\ngo_x 1\n")
+		}
+	})
+	handle("POST /tokens", func(w http.ResponseWriter, r *http.Request) {
+		var in map[string]any
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		in["id"] = s.id("tok_")
+		secret := "hrld_" + rand.Text()
+		s.state.Tokens[secret] = in
+		out := map[string]any{"token": secret}
+		for k, v := range in {
+			out[k] = v
+		}
+		answer(w, 200, out)
+	})
+	handle("DELETE /tokens/{id}", func(w http.ResponseWriter, r *http.Request) {
+		for secret, t := range s.state.Tokens {
+			if t["id"] == r.PathValue("id") && s.fault != "revoked tokens live on" {
+				delete(s.state.Tokens, secret)
+			}
+		}
+		w.WriteHeader(204)
+	})
+	handle("PUT /resources/{type}/{id}", func(w http.ResponseWriter, r *http.Request) {
+		s.state.Resources[r.PathValue("type")+"/"+r.PathValue("id")] = ""
+		answer(w, 200, map[string]string{"type": r.PathValue("type"), "id": r.PathValue("id")})
+	})
+	handle("PUT /resources", func(w http.ResponseWriter, r *http.Request) {
+		var in []struct{ Type, ID string }
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		for _, x := range in {
+			if s.fault != "forgets resources" {
+				s.state.Resources[x.Type+"/"+x.ID] = ""
+			}
+		}
+		answer(w, 200, map[string]int{"resources": len(in)})
+	})
+	handle("GET /resources", func(w http.ResponseWriter, r *http.Request) {
+		out := []map[string]string{}
+		for key := range s.state.Resources {
+			typ, id, _ := strings.Cut(key, "/")
+			if typ == r.URL.Query().Get("type") {
+				out = append(out, map[string]string{"type": typ, "id": id})
+			}
+		}
+		slices.SortFunc(out, func(a, b map[string]string) int { return strings.Compare(a["id"], b["id"]) })
+		answer(w, 200, out)
+	})
+	handle("POST /subscriptions", s.createSubscription)
+	handle("GET /subscriptions/{id}", func(w http.ResponseWriter, r *http.Request) {
+		if s.state.Subs[r.PathValue("id")] == nil {
+			refuse(w, r, 404, "there is no such subscription")
+			return
+		}
+		answer(w, 200, map[string]string{"id": r.PathValue("id")})
+	})
+	handle("DELETE /subscriptions/{id}", func(w http.ResponseWriter, r *http.Request) {
+		if s.fault != "pushes after deletion" {
+			delete(s.state.Subs, r.PathValue("id"))
+		}
+		w.WriteHeader(204)
+	})
+	handle("POST /subscriptions/{id}/ping", func(w http.ResponseWriter, r *http.Request) {
+		e := &event{ID: s.id("evt_"), Type: "herald.ping", Data: []byte(`{}`)}
+		if s.fault == "mute ping" {
+			e.Type = "task.create"
+		}
+		s.state.Events[e.ID] = e
+		s.fanOut(e, s.state.Subs[r.PathValue("id")])
+		answer(w, 202, map[string]string{"id": e.ID})
+	})
+	handle("POST /events", s.publish)
+	handle("GET /events/{id}", func(w http.ResponseWriter, r *http.Request) {
+		out := []map[string]any{}
+		for _, d := range s.state.Deliveries {
+			if d.EventID == r.PathValue("id") {
+				out = append(out, s.show(d))
+			}
+		}
+		answer(w, 200, map[string]any{"id": r.PathValue("id"), "data": map[string]any{}, "deliveries": out})
+	})
+	handle("GET /deliveries", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		out := []map[string]any{}
+		for _, d := range slices.Backward(s.state.Deliveries) {
+			if (q.Get("event") == "" || q.Get("event") == d.EventID) && (q.Get("state") == "" || q.Get("state") == d.State) {
+				out = append(out, s.show(d))
+			}
+		}
+		answer(w, 200, out)
+	})
+	handle("GET /deliveries/{id}", func(w http.ResponseWriter, r *http.Request) {
+		for _, d := range s.state.Deliveries {
+			if d.ID == r.PathValue("id") {
+				out := s.show(d)
+				out["attempts"] = d.Attempts
+				if s.fault == "forgets attempts" {
+					out["attempts"] = d.Attempts[1:]
+				}
+				answer(w, 200, out)
+				return
+			}
+		}
+		refuse(w, r, 404, "there is no such delivery")
+	})
+	return m
+}
+
+func (s *standIn) show(d *delivery) map[string]any {
+	return map[string]any{
+		"id": d.ID, "eventId": d.EventID, "eventType": s.state.Events[d.EventID].Type, "state": d.State, "attemptCount": len(d.Attempts),
+	}
+}
+
+func (s *standIn) createSubscription(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		DataCallbackURL, Resource string
+		Events                    []string
+		NumberOfRecords           int
+		Authentication            struct{ Token string }
+		Delivery                  struct{ RetrySchedule []string }
+	}
+	_ = json.NewDecoder(r.Body).Decode(&in)
+	if _, known := s.state.Resources[in.Resource]; !known && in.Resource != "" && s.fault != "subscribes to anything" {
+		refuse(w, r, 400, "the subscription has wrong fields", "resource", "events", "numberOfRecords")
+		return
+	}
+	sub := &subscription{
+		ID: s.id("sub-"), Resource: in.Resource, URL: in.DataCallbackURL, Token: in.Authentication.Token,
+		Secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", Events: in.Events, Waits: in.Delivery.RetrySchedule,
+	}
+	s.state.Subs[sub.ID] = sub
+	secret := sub.Secret
+	if s.fault == "other secret" {
+		secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+	}
+	answer(w, 200, map[string]any{"id": sub.ID, "state": "active", "signingSecret": secret})
+}
+
+func (s *standIn) publish(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	type wire struct {
+		ID, Type, Resource string
+		Data               json.RawMessage
+	}
+	var in []wire
+	var err error
+	single := false
+	switch {
+	case r.Header.Get("Content-Type") == "application/x-ndjson":
+		for line := range bytes.Lines(body) {
+			var e wire
+			d := json.NewDecoder(bytes.NewReader(line))
+			if s.fault != "takes typos" {
+				d.DisallowUnknownFields()
+			}
+			err = errors.Join(err, d.Decode(&e))
+			in = append(in, e)
+		}
+	case body[0] == '[':
+		err = json.Unmarshal(body, &in)
+	default:
+		single = true
+		in = make([]wire, 1)
+		err = json.Unmarshal(body, &in[0])
+	}
+	if err != nil {
+		detail := "resuorce is no member of an event"
+		if s.fault == "vague problems" {
+			detail = "something is wrong"
+		}
+		refuse(w, r, 400, detail)
+		return
+	}
+	var out []map[string]string
+	for _, x := range in {
+		e := &event{ID: x.ID, Type: x.Type, Resource: x.Resource, Data: x.Data}
+		if s.fault == "rewrites data" {
+			var b bytes.Buffer
+			_ = json.Compact(&b, e.Data)
+			e.Data = b.Bytes()
+		}
+		if old := s.state.Events[e.ID]; old != nil {
+			if !bytes.Equal(old.Data, e.Data) && s.fault != "no conflicts" {
+				refuse(w, r, 409, "the id was used for another event")
+				return
+			}
+			if s.fault != "delivers repeats" {
+				out = append(out, map[string]string{"id": e.ID})
+				continue
+			}
+		}
+		if e.ID == "" {
+			e.ID = s.id("evt_")
+		}
+		s.state.Events[e.ID] = e
+		out = append(out, map[string]string{"id": e.ID})
+		for _, sub := range s.state.Subs {
+			if sub.Resource == "" || sub.Resource == e.Resource || s.fault == "pushes everything" {
+				s.fanOut(e, sub)
+			}
+		}
+	}
+	if single {
+		answer(w, 202, out[0])
+		return
+	}
+	answer(w, 202, out)
+}
+
+func (s *standIn) fanOut(e *event, sub *subscription) {
+	d := &delivery{ID: s.id("dlv_"), EventID: e.ID, SubID: sub.ID, State: "pending"}
+	if s.fault == "loses what it holds" {
+		d.State = "in memory only"
+	}
+	s.state.Deliveries = append(s.state.Deliveries, d)
+	go s.deliver(d)
+}
+
+func (s *standIn) deliver(d *delivery) {
+	s.mu.Lock()
+	sub, e := s.state.Subs[d.SubID], s.state.Events[d.EventID]
+	n := len(d.Attempts)
+	s.mu.Unlock()
+	if sub == nil {
+		return
+	}
+	for {
+		n++
+		status := s.push(sub, e, n)
+		s.mu.Lock()
+		d.Attempts = append(d.Attempts, map[string]any{"number": n, "time": time.Now(), "status": status, "outcome": "x"})
+		if status == 200 {
+			d.State = "delivered"
+		}
+		s.save()
+		s.mu.Unlock()
+		if status == 200 || n > len(sub.Waits) || s.fault == "does not retry" {
+			return
+		}
+		wait, err := time.ParseDuration(sub.Waits[n-1])
+		if err != nil {
+			panic(err)
+		}
+		time.Sleep(wait)
+	}
+}
+
+func (s *standIn) push(sub *subscription, e *event, attempt int) int {
+	id := e.ID
+	if s.fault == "new id for a retry" && attempt > 1 {
+		id += "x"
+	}
+	body := fmt.Appendf(nil, `{"id":%q,"type":%q,"resource":%q,"data":%s}`, id, e.Type, e.Resource, e.Data)
+	now := time.Now()
+	wh, err := standardwebhooks.NewWebhook(sub.Secret)
+	if err != nil {
+		panic(err)
+	}
+	signature, err := wh.Sign(id, now, body)
+	if err != nil {
+		panic(err)
+	}
+	target, err := url.Parse(sub.URL)
+	if err != nil {
+		panic(err)
+	}
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, target.String(), bytes.NewReader(body))
+	if err != nil {
+		panic(err)
+	}
+	if s.fault == "counts wrong" {
+		attempt = 1
+	}
+	req.Header.Set("webhook-id", id)
+	req.Header.Set("webhook-timestamp", strconv.FormatInt(now.Unix(), 10))
+	req.Header.Set("webhook-signature", signature)
+	req.Header.Set("Herald-Attempt", strconv.Itoa(attempt))
+	if s.fault != "forgets the token" {
+		req.Header.Set("Authorization", "Bearer "+sub.Token)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	_ = res.Body.Close()
+	return res.StatusCode
+}
