@@ -1,0 +1,255 @@
+package boltstore
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"testing"
+	"time"
+
+	"herald/store"
+)
+
+func testSealer(t testing.TB, n byte) *sealer {
+	t.Helper()
+	sl, err := newSealer(Key{bytes: [32]byte{n}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sl
+}
+
+var at = time.Date(2026, 11, 21, 12, 0, 0, 987654321, time.UTC)
+
+func fullSubscription() *store.Subscription {
+	return &store.Subscription{
+		ID: store.SubscriptionID{1, 2, 3}, AccountID: "acme", CreatedAt: at, UpdatedAt: at.Add(time.Second),
+		DataCallbackURL: "https://receiver.example/unlisted", ExportFormat: "application/json", NumberOfRecords: 5,
+		MaxWait: time.Second, Resource: "project/*", Events: []string{"task.*", "*.create"}, Payload: store.PayloadData, Method: "PUT",
+		Authentication: store.Authentication{
+			Type: store.AuthHeader, Token: "secret-token", Username: "user", Password: "secret-password", Name: "X-Key", Value: "secret-value",
+		},
+		SigningSecrets: []store.SigningSecret{
+			{Key: []byte("secret-signing-key-the-new-one")}, {Key: []byte("secret-signing-key-the-old-one"), ExpiresAt: at},
+		},
+		Delivery: store.DeliveryPolicy{Timeout: time.Minute, RetrySchedule: "day", MaxConcurrency: 4},
+		State:    store.StateDisabled, StateReason: "gone", StateSince: at.Add(time.Hour),
+	}
+}
+
+// A member that the codec forgets is found here, whoever adds it.
+func TestSubscriptionCodecKeepsEveryMember(t *testing.T) {
+	t.Parallel()
+	sl, want := testSealer(t, 1), fullSubscription()
+	var zero func(v reflect.Value, path string)
+	zero = func(v reflect.Value, path string) {
+		if v.IsZero() {
+			t.Errorf("%s is not set, so the test does not look at it", path)
+		}
+		if v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[time.Time]() {
+			for i := range v.NumField() {
+				zero(v.Field(i), path+"."+v.Type().Field(i).Name)
+			}
+		}
+	}
+	zero(reflect.ValueOf(*want), "Subscription")
+	got, err := decodeSubscription(sl, want.ID[:], encodeSubscription(sl, want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	clear, err := decodeClear(want.ID[:], encodeSubscription(sl, want))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.DataCallbackURL, want.Authentication.Token, want.Authentication.Password, want.Authentication.Value = "", "", "", ""
+	want.SigningSecrets = nil
+	if !reflect.DeepEqual(clear, want) {
+		t.Errorf("the clear part: got  %+v\nwant %+v", clear, want)
+	}
+}
+
+func TestTimeCodec(t *testing.T) {
+	t.Parallel()
+	for _, x := range []time.Time{
+		{},
+		time.Unix(0, 0).UTC(), at, at.In(time.FixedZone("", 3600)), time.Unix(-1, 999999999), time.Date(1, 1, 1, 0, 0, 0, 1, time.UTC),
+		time.Date(9999, 12, 31, 23, 59, 59, 999999999, time.UTC),
+	} {
+		r := reader{b: appendTime(nil, x)}
+		got := r.time()
+		if err := r.end(); err != nil || !got.Equal(x) || got.IsZero() != x.IsZero() || got.Location() != time.UTC {
+			t.Errorf("%v came back as %v, %v", x, got, err)
+		}
+	}
+}
+
+// everyValue returns one value of each kind with what reads it.
+func everyValue(t testing.TB) map[string]struct {
+	value  []byte
+	decode func([]byte) error
+} {
+	sl, sub := testSealer(t, 1), fullSubscription()
+	token := store.Token{ID: "t", AccountID: "acme", Name: "n", Scopes: store.Scopes(), Hash: store.TokenHash{1}, CreatedAt: at, ExpiresAt: at}
+	return map[string]struct {
+		value  []byte
+		decode func([]byte) error
+	}{
+		"account": {encodeAccount(&store.Account{Name: "n", Suspended: true, CreatedAt: at}), func(b []byte) error {
+			_, err := decodeAccount([]byte("acme"), b)
+			return err
+		}},
+		"token": {encodeToken(&token), func(b []byte) error { _, err := decodeToken([]byte("t"), b); return err }},
+		"resource": {encodeResource(&store.Resource{Name: "n"}), func(b []byte) error {
+			_, err := decodeResource([]byte("a\x00b"), b)
+			return err
+		}},
+		"subscription": {encodeSubscription(sl, sub), func(b []byte) error {
+			_, err := decodeSubscription(sl, sub.ID[:], b)
+			return err
+		}},
+	}
+}
+
+func TestDamagedValuesAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, x := range everyValue(t) {
+		if err := x.decode(x.value); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		newer := bytes.Clone(x.value)
+		newer[0] = recordVersion + 1
+		if err := x.decode(newer); !errors.Is(err, ErrNewer) {
+			t.Errorf("%s of a newer version: %v", name, err)
+		}
+		newer[0] = 0
+		if x.decode(newer) == nil {
+			t.Errorf("%s of version 0 is read", name)
+		}
+		for n := range x.value {
+			if x.decode(x.value[:n]) == nil {
+				t.Errorf("%s cut to %d of %d bytes is read", name, n, len(x.value))
+			}
+		}
+		if x.decode(append(bytes.Clone(x.value), 0)) == nil {
+			t.Errorf("%s with a byte more is read", name)
+		}
+	}
+	sl, sub := testSealer(t, 1), fullSubscription()
+	value := encodeSubscription(sl, sub)
+	for i := range value {
+		for bit := range 8 {
+			damaged := bytes.Clone(value)
+			damaged[i] ^= 1 << bit
+			if _, err := decodeSubscription(sl, sub.ID[:], damaged); err == nil {
+				t.Fatalf("a subscription with bit %d of byte %d changed is read", bit, i)
+			}
+		}
+	}
+	if _, err := decodeSubscription(sl, sub.ID[:15], value); err == nil {
+		t.Error("a subscription under a key of 15 bytes is read")
+	}
+	if _, err := decodeResource([]byte("no separator"), encodeResource(&store.Resource{})); err == nil {
+		t.Error("a resource under a key without separator is read")
+	}
+}
+
+func TestSealedFieldsStayWhereTheyAre(t *testing.T) {
+	t.Parallel()
+	sl := testSealer(t, 1)
+	home := place{bucket: "subscription", id: []byte("id"), field: "secrets", clear: []byte("clear")}
+	sealed := sl.seal(nil, home, []byte("text"))
+	if text, err := sl.open(home, sealed); err != nil || string(text) != "text" {
+		t.Fatalf("at home: %q, %v", text, err)
+	}
+	for name, other := range map[string]place{
+		"bucket": {bucket: "implementation", id: []byte("id"), field: "secrets", clear: []byte("clear")},
+		"record": {bucket: "subscription", id: []byte("ie"), field: "secrets", clear: []byte("clear")},
+		"field":  {bucket: "subscription", id: []byte("id"), field: "secretz", clear: []byte("clear")},
+		"clear":  {bucket: "subscription", id: []byte("id"), field: "secrets", clear: []byte("clean")},
+		"moved":  {bucket: "subscriptio", id: []byte("nid"), field: "secrets", clear: []byte("clear")},
+		"shift":  {bucket: "subscription", id: []byte("id"), field: "secretsc", clear: []byte("lear")},
+	} {
+		if _, err := sl.open(other, sealed); !errors.Is(err, errSealed) {
+			t.Errorf("%s: opens elsewhere: %v", name, err)
+		}
+	}
+	if _, err := testSealer(t, 2).open(home, sealed); !errors.Is(err, errSealed) {
+		t.Errorf("opens with another key: %v", err)
+	}
+	for n := range sealed {
+		if _, err := sl.open(home, sealed[:n]); !errors.Is(err, errSealed) {
+			t.Fatalf("opens when cut to %d bytes: %v", n, err)
+		}
+	}
+	if bytes.Equal(sealed, sl.seal(nil, home, []byte("text"))) {
+		t.Error("the same text sealed twice is the same: the nonce is not random")
+	}
+}
+
+// again is the property of each codec: what is read can be written and read to the same.
+func again[T any](t *testing.T, value []byte, decode func([]byte) (T, error), encode func(T) []byte) {
+	t.Helper()
+	x, err := decode(value)
+	if err != nil {
+		return
+	}
+	y, err := decode(encode(x))
+	if err != nil || !reflect.DeepEqual(x, y) {
+		t.Errorf("read    %+v\nreread  %+v, %v", x, y, err)
+	}
+}
+
+func FuzzAccount(f *testing.F) {
+	f.Add(everyValue(f)["account"].value)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again(t, b, func(b []byte) (store.Account, error) { return decodeAccount([]byte("a"), b) },
+			func(a store.Account) []byte { return encodeAccount(&a) })
+	})
+}
+
+func FuzzToken(f *testing.F) {
+	f.Add(everyValue(f)["token"].value)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again(t, b, func(b []byte) (store.Token, error) { return decodeToken([]byte("t"), b) },
+			func(x store.Token) []byte { return encodeToken(&x) })
+	})
+}
+
+func FuzzResource(f *testing.F) {
+	f.Add([]byte("a\x00b"), everyValue(f)["resource"].value)
+	f.Fuzz(func(t *testing.T, key, b []byte) {
+		again(t, b, func(b []byte) (store.Resource, error) { return decodeResource(key, b) },
+			func(x store.Resource) []byte {
+				if !bytes.Equal(resourceKey(x.ResourceKey), key) {
+					t.Errorf("key %q became %q", key, resourceKey(x.ResourceKey))
+				}
+				return encodeResource(&x)
+			})
+	})
+}
+
+func FuzzSubscription(f *testing.F) {
+	sl, sub := testSealer(f, 1), fullSubscription()
+	f.Add(sub.ID[:], encodeSubscription(sl, sub))
+	f.Fuzz(func(t *testing.T, key, b []byte) {
+		if _, err := decodeSubscription(sl, key, b); err == nil && !bytes.Equal(key, sub.ID[:]) {
+			t.Error("opened what was not sealed")
+		}
+		// Most garbage ends at the seal; the clear part is read before it.
+		again(t, b, func(b []byte) (*store.Subscription, error) { return decodeClear(key, b) },
+			func(s *store.Subscription) []byte { return encodeSubscription(sl, s) })
+	})
+}
+
+func FuzzSubscriptionSecrets(f *testing.F) {
+	f.Add(secretPart(fullSubscription()))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again(t, b, func(b []byte) (*store.Subscription, error) {
+			s := &store.Subscription{}
+			return s, decodeSecrets(s, b)
+		}, secretPart)
+	})
+}
