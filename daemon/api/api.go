@@ -1,0 +1,197 @@
+// Package api is Herald's HTTP interface: routes, access, decoding, and one file for each resource.
+//
+// It promises that every failure, whoever finds it, is answered as application/problem+json with
+// words for people and without anything of the program's inside; that a body is taken whole or
+// refused with all its faults named; that a list of any length is streamed from pages of the store
+// and never held in memory; and that a 2xx to POST /events means that the events are synced to disk.
+package api
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"herald/queue"
+	"herald/store"
+)
+
+// Options are what an API is built from.
+type Options struct {
+	// Store and Queue are the engines; required. The queue has to run while requests are served.
+	Store store.Store
+	Queue queue.Queue
+	// Settings are the limits; Configure changes them later.
+	Settings Settings
+	// Version is told by GET /healthz; "" leaves it out.
+	Version string
+	// CheckURL judges the URL of a callback by the policy for outgoing calls. Its error is shown to the
+	// caller and therefore written for people. It must be quick: it resolves no names. Nil allows all.
+	CheckURL func(*url.URL) error
+	// Changed is called after a subscription was changed or deleted durably, before the answer. It
+	// must not block. Nil is allowed.
+	Changed func(store.SubscriptionID)
+	// Ready returns nil while requests are to be served, else the reason why not, for people; every
+	// request but health and metrics is then answered with 503. It is asked for each request and must
+	// be quick. Nil means always ready.
+	Ready func() error
+	// Logger gets the API's log; nil discards it.
+	Logger *slog.Logger
+	// Registerer takes the API's metrics; nil keeps them unregistered.
+	Registerer prometheus.Registerer
+	// Gatherer is what GET /metrics shows; nil shows nothing.
+	Gatherer prometheus.Gatherer
+	// Now tells the time; nil means time.Now.
+	Now func() time.Time
+}
+
+// Settings are the limits of an API, which can be changed while it serves.
+type Settings struct {
+	// AdminToken is the hash of a fixed admin token that is valid beside those of the store; zero: none.
+	AdminToken store.TokenHash
+	// BodyBytes bounds the body of a request; 0 means 16 MiB.
+	BodyBytes int64
+	// PayloadBytes bounds the data of one event; 0 means 1 MiB. It is at most BodyBytes.
+	PayloadBytes int64
+	// RatePerToken is how many requests per second one access token may make, with bursts of one
+	// second's worth; 0 means no limit. The unix socket is not limited.
+	RatePerToken float64
+	// MaxSubscriptionsPerAccount bounds the subscriptions of an account; 0 means no limit.
+	MaxSubscriptionsPerAccount int
+	// AdminMoved takes health and metrics off Handler, because AdminHandler is served elsewhere.
+	AdminMoved bool
+}
+
+const (
+	defaultBodyBytes    = 16 << 20
+	defaultPayloadBytes = 1 << 20
+)
+
+// complete checks the settings and fills in the defaults.
+func (s Settings) complete() (*Settings, error) {
+	if s.BodyBytes == 0 {
+		s.BodyBytes = defaultBodyBytes
+	}
+	if s.PayloadBytes == 0 {
+		s.PayloadBytes = min(defaultPayloadBytes, s.BodyBytes)
+	}
+	switch {
+	case s.BodyBytes < 0 || s.BodyBytes > math.MaxInt32:
+		return nil, fmt.Errorf("a body limit of %d bytes is not between 1 and %d", s.BodyBytes, math.MaxInt32)
+	case s.PayloadBytes < 0 || s.PayloadBytes > s.BodyBytes:
+		return nil, fmt.Errorf("a payload limit of %d bytes is not between 1 and the body limit of %d", s.PayloadBytes, s.BodyBytes)
+	case s.RatePerToken < 0 || math.IsNaN(s.RatePerToken) || math.IsInf(s.RatePerToken, 0):
+		return nil, fmt.Errorf("a rate of %g requests per second is not a limit", s.RatePerToken)
+	case s.MaxSubscriptionsPerAccount < 0:
+		return nil, fmt.Errorf("%d subscriptions per account is not a limit", s.MaxSubscriptionsPerAccount)
+	}
+	return &s, nil
+}
+
+// API answers requests. Its handlers are safe for concurrent use.
+type API struct {
+	store    store.Store
+	queue    queue.Queue
+	settings atomic.Pointer[Settings]
+	version  string
+	checkURL func(*url.URL) error
+	changed  func(store.SubscriptionID)
+	ready    func() error
+	logger   *slog.Logger
+	gatherer prometheus.Gatherer
+	now      func() time.Time
+
+	metrics  *metrics
+	limiter  limiter
+	calls    sync.Pool
+	outage   rate.Sometimes // keeps a broken engine from filling the log
+	all      *http.ServeMux // every route
+	business *http.ServeMux // without health and metrics
+	admin    *http.ServeMux // health and metrics only
+}
+
+// New checks the options and builds the routes. It starts nothing.
+func New(o Options) (*API, error) {
+	if o.Store == nil || o.Queue == nil {
+		return nil, errors.New("an API needs a Store and a Queue")
+	}
+	s, err := o.Settings.complete()
+	if err != nil {
+		return nil, err
+	}
+	a := &API{
+		store: o.Store, queue: o.Queue, version: o.Version,
+		checkURL: o.CheckURL, changed: o.Changed, ready: o.Ready,
+		logger: o.Logger, gatherer: o.Gatherer, now: o.Now,
+		outage: rate.Sometimes{Interval: time.Second},
+	}
+	a.settings.Store(s)
+	if a.checkURL == nil {
+		a.checkURL = func(*url.URL) error { return nil }
+	}
+	if a.changed == nil {
+		a.changed = func(store.SubscriptionID) {}
+	}
+	if a.ready == nil {
+		a.ready = func() error { return nil }
+	}
+	if a.logger == nil {
+		a.logger = slog.New(slog.DiscardHandler)
+	}
+	if a.gatherer == nil {
+		a.gatherer = prometheus.NewRegistry()
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	a.calls.New = func() any { return newCall(a) }
+	if a.metrics, err = newMetrics(o.Registerer); err != nil {
+		return nil, err
+	}
+	a.limiter.entries = make(map[store.TokenHash]*limit)
+	business, admin := a.routes(), a.adminRoutes()
+	a.business = a.mux(business)
+	a.admin = a.mux(admin)
+	a.all = a.mux(append(business, admin...))
+	return a, nil
+}
+
+// Configure changes the settings for the requests that come after it.
+func (a *API) Configure(s Settings) error {
+	c, err := s.complete()
+	if err != nil {
+		return err
+	}
+	a.settings.Store(c)
+	return nil
+}
+
+// Handler serves the API, with health and metrics unless Settings.AdminMoved.
+func (a *API) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a.settings.Load().AdminMoved {
+			a.serve(w, r, a.business, false)
+		} else {
+			a.serve(w, r, a.all, false)
+		}
+	})
+}
+
+// SocketHandler serves all of it with admin rights and without a token, for a listener that has
+// checked who is at the other end. Without a Herald-Account header it acts for the default account.
+func (a *API) SocketHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, a.all, true) })
+}
+
+// AdminHandler serves health and metrics and nothing else.
+func (a *API) AdminHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { a.serve(w, r, a.admin, false) })
+}

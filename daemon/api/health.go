@@ -1,0 +1,58 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"herald/queue"
+	"herald/store"
+)
+
+// adminRoutes are health and metrics: they need no token and answer also while the rest does not.
+func (a *API) adminRoutes() []route {
+	scrape := promhttp.HandlerFor(a.gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
+	return []route{
+		{"/healthz", []*endpoint{{method: http.MethodGet, open: true, anyQuery: true, do: a.health}}},
+		{"/readyz", []*endpoint{{method: http.MethodGet, open: true, anyQuery: true, do: a.readiness}}},
+		{"/metrics", []*endpoint{{method: http.MethodGet, open: true, anyQuery: true, do: func(c *call) error {
+			scrape.ServeHTTP(c, c.r)
+			return nil
+		}}}},
+	}
+}
+
+type health struct {
+	Status  string `json:"status"`
+	Version string `json:"version,omitempty"`
+}
+
+// health says that the process answers, and nothing more: what restarts a hung process should not
+// restart one whose disk is full.
+func (a *API) health(c *call) error {
+	return c.answer(http.StatusOK, health{"ok", a.version})
+}
+
+// readiness says whether an event would be made durable now.
+func (a *API) readiness(c *call) error {
+	if err := a.ready(); err != nil {
+		return unavailableFor(retryStop, "%s", err.Error())
+	}
+	if err := a.queue.Healthy(); err != nil {
+		return notDurable("events", err)
+	}
+	if err := a.store.Healthy(); err != nil {
+		return notDurable("accounts and subscriptions", err)
+	}
+	return c.answer(http.StatusOK, health{"ready", a.version})
+}
+
+func notDurable(what string, err error) *problem {
+	switch {
+	case errors.Is(err, store.ErrClosed), errors.Is(err, queue.ErrClosed):
+		return unavailableFor(retryStop, "%s cannot be made durable: the daemon is stopping or restarting", what)
+	default:
+		return unavailableFor(retryFull, "%s cannot be made durable: %s", what, err.Error())
+	}
+}

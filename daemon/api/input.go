@@ -1,0 +1,593 @@
+package api
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"herald/queue"
+	"herald/store"
+)
+
+// mode is which call reads the input.
+type mode uint8
+
+const (
+	creating  mode = iota // POST: read-only members are refused
+	replacing             // PUT
+	patching              // PATCH
+)
+
+// readSubscriptionInput reads the body, which must be an object.
+func (c *call) readSubscriptionInput(types ...string) (*node, error) {
+	if _, err := c.readBody(types...); err != nil {
+		return nil, err
+	}
+	n, err := c.parse()
+	if err != nil {
+		return nil, err
+	}
+	if n.kind != jsontext.KindBeginObject {
+		return nil, newProblem(badRequest, "the body must be a JSON object, not %s", n.what())
+	}
+	return n, nil
+}
+
+// defaultSubscription has the values of absent members.
+func defaultSubscription() *store.Subscription {
+	return &store.Subscription{
+		ExportFormat: typeJSON, NumberOfRecords: 1, MaxWait: time.Second,
+		Payload: store.PayloadEnvelope, Method: http.MethodPost,
+	}
+}
+
+// notYet are the members and values of the contract that this version does not serve. Each feature
+// deletes its line. A member is let pass with the value that asks for nothing, and with null.
+func notYet() map[string]struct{ harmless, detail string } {
+	return map[string]struct{ harmless, detail string }{
+		"validationCallbackURL": {"", "the validation handshake is not in this version; leave it out, and the subscription is active at once"},
+		"filter":                {"", "filters on payload fields are not in this version; select with resource and events"},
+		"clientCertificate":     {"false", "client certificates are not in this version; use authentication and the signature"},
+		"delivery/rateLimit":    {"", "rate limits of a subscription are not in this version; maxConcurrency bounds the pushes under way"},
+		"delivery/ordering":     {"none", "ordered delivery is not in this version; the only value is none"},
+		"delivery/disableAfter": {"", "disabling after failures is not in this version; a receiver that answers 410 is disabled"},
+		"delivery/onDisabled":   {"hold", "discarding is not in this version; the only value is hold"},
+		"=application/xml":      {"", "this version delivers application/json only"},
+		"=records":              {"", "batches are not in this version; the only value is 1"},
+		"=cloudevents":          {"", "cloudevents is not in this version; use envelope or data"},
+		"=oauth2":               {"", "oauth2 is not in this version; use bearer, basic, header or query"},
+	}
+}
+
+// later takes the members of an object that this version does not serve.
+func later(f *fields, prefix string, names ...string) {
+	table := notYet()
+	for _, name := range names {
+		n := f.take(name)
+		entry, ok := table[prefix+name]
+		if n == nil || !ok || n.kind == jsontext.KindNull {
+			continue
+		}
+		plain := n.text
+		if n.kind == jsontext.KindFalse {
+			plain = "false"
+		}
+		if entry.harmless == "" || plain != entry.harmless {
+			f.fault(name, "%s", entry.detail)
+		}
+	}
+}
+
+// subscriptionInput reads the members of a subscription over one that has the values of what is absent.
+type subscriptionInput struct {
+	*fields
+	faults  *faults
+	how     mode
+	current *store.Subscription // nil when creating
+	next    *store.Subscription
+	// generated is the signing secret made because none was given.
+	generated string
+}
+
+func (p *subscriptionInput) urlChanged() bool {
+	return p.next.DataCallbackURL != "" && (p.current == nil || p.current.DataCallbackURL != p.next.DataCallbackURL)
+}
+
+func (p *subscriptionInput) resourceChanged() bool {
+	return p.next.Resource != "" && (p.current == nil || p.current.Resource != p.next.Resource)
+}
+
+// read reads every member and notes every fault. A member with a fault leaves its default.
+func (p *subscriptionInput) read() {
+	d := defaultSubscription()
+	p.callback()
+	p.format(d)
+	if v, is := p.seconds("maxWaitSeconds", 0, time.Hour); is == given {
+		p.next.MaxWait = v
+	} else if is == null {
+		p.next.MaxWait = d.MaxWait
+	}
+	p.selection()
+	p.shape(d)
+	p.authentication()
+	p.signing()
+	if a := p.next.Authentication; a.Type == store.AuthQuery && p.next.Method == http.MethodGet &&
+		slices.Contains([]string{"id", "type", "resource"}, a.Name) {
+		p.element("authentication/name", "must not be %s, which a GET push carries itself", a.Name)
+	}
+	p.delivery()
+	later(p.fields, "", "validationCallbackURL", "filter", "clientCertificate")
+	p.readOnly()
+	p.end("")
+}
+
+func (p *subscriptionInput) callback() {
+	s, is := p.text("dataCallbackURL")
+	switch is {
+	case absent:
+		if p.how != patching {
+			p.fault("dataCallbackURL", "is needed: the URL that pushes go to")
+		}
+	case null:
+		p.fault("dataCallbackURL", "is needed and cannot be removed")
+	case given:
+		if err := checkCallbackURL(s); err != nil {
+			p.fault("dataCallbackURL", "%s", err.Error())
+			return
+		}
+		p.next.DataCallbackURL = s
+	case wrong:
+	}
+}
+
+const maxURL = 2048
+
+// checkCallbackURL says what is wrong with the form of a callback's URL; the policy for outgoing calls
+// is another matter.
+func checkCallbackURL(s string) error {
+	if len(s) > maxURL {
+		return textError("must have at most " + strconv.Itoa(maxURL) + " bytes")
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return textError("must not hold spaces or control characters; write them as %20 and the like")
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Opaque != "" || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return textError("must be an absolute URL that begins with https:// or http:// and a host")
+	case u.User != nil:
+		return textError("must not hold a user or password before the host; use authentication")
+	case strings.Contains(s, "#"):
+		return textError("must not have a fragment (#), which is never sent")
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return textError("must have a port between 1 and 65535")
+		}
+	} else if strings.HasSuffix(u.Host, ":") {
+		return textError("must have a port after the ':', or no ':'")
+	}
+	return nil
+}
+
+func (p *subscriptionInput) format(d *store.Subscription) {
+	switch s, is := p.text("exportFormat"); {
+	case is == null:
+		p.next.ExportFormat = d.ExportFormat
+	case is != given:
+	case s == typeJSON:
+		p.next.ExportFormat = s
+	case s == "application/xml":
+		p.fault("exportFormat", "%s", notYet()["=application/xml"].detail)
+	case strings.EqualFold(s, "json"), strings.EqualFold(s, "xml"):
+		p.fault("exportFormat", "must be application/%s, not %s", fold(s), show(s))
+	default:
+		p.fault("exportFormat", "must be %s", typeJSON)
+	}
+	switch n, is := p.integer("numberOfRecords", 1, 1000); {
+	case is == null:
+		p.next.NumberOfRecords = d.NumberOfRecords
+	case is != given:
+	case n > 1:
+		p.fault("numberOfRecords", "%s", notYet()["=records"].detail)
+	default:
+		p.next.NumberOfRecords = n
+	}
+}
+
+// maxPatterns bounds the event patterns of a subscription.
+const maxPatterns = 100
+
+func (p *subscriptionInput) selection() {
+	switch s, is := p.text("resource"); is {
+	case null:
+		p.next.Resource = ""
+	case given:
+		if err := checkSelectorForm(s); err != nil {
+			p.fault("resource", "%s", err.Error())
+			return
+		}
+		p.next.Resource = s
+	case absent, wrong:
+	}
+	switch list, is := p.texts("events", 1, maxPatterns, store.CheckEventPattern); is {
+	case null:
+		p.next.Events = nil
+	case given:
+		p.next.Events = list
+	case absent, wrong:
+	}
+}
+
+func checkSelectorForm(s string) error {
+	if kind, ok := strings.CutSuffix(s, "/*"); ok {
+		return store.CheckResourceType(kind)
+	}
+	_, err := store.ParseResource(s)
+	return err
+}
+
+func (p *subscriptionInput) shape(d *store.Subscription) {
+	switch s, is := p.text("payload"); {
+	case is == null:
+		p.next.Payload = d.Payload
+	case is != given:
+	case s == string(store.PayloadEnvelope), s == string(store.PayloadData):
+		p.next.Payload = store.PayloadForm(s)
+	case s == "cloudevents":
+		p.fault("payload", "%s", notYet()["=cloudevents"].detail)
+	default:
+		p.fault("payload", "must be envelope or data")
+	}
+	switch s, is := p.text("method"); {
+	case is == null:
+		p.next.Method = d.Method
+	case is != given:
+	case s == http.MethodPost, s == http.MethodPut, s == http.MethodGet:
+		p.next.Method = s
+	default:
+		p.fault("method", "must be POST, PUT or GET")
+	}
+}
+
+const (
+	maxSecretText = 4096
+	maxParamName  = 128
+)
+
+// authentication reads what a push proves itself with. The parts belong to a type: with another type
+// they go, and the secret of the new type has to come along.
+func (p *subscriptionInput) authentication() {
+	n, is := p.get("authentication", `an object such as {"type":"bearer","token":"…"}`, jsontext.KindBeginObject)
+	if is == null {
+		p.next.Authentication = store.Authentication{}
+	}
+	if is != given {
+		return
+	}
+	f := object(n, "/authentication", p.faults)
+	before := p.next.Authentication
+	kind, is := f.text("type")
+	switch {
+	case is == absent && p.how == patching && before.Type != store.AuthNone:
+		kind = string(before.Type)
+	case is == absent, is == null:
+		f.fault("type", "is needed: bearer, basic, header or query")
+		return
+	case is == wrong:
+		return
+	}
+	auth := store.Authentication{Type: store.AuthType(kind)}
+	if before.Type != auth.Type {
+		before = store.Authentication{} // nothing is kept of another type
+	}
+	switch auth.Type {
+	case store.AuthBearer:
+		auth.Token = secretPart(f, "token", before.Token, checkVisible)
+		setPart(f, "tokenSet", auth.Token != "")
+	case store.AuthBasic:
+		auth.Username = p.plainPart(f, "username", before.Username, checkUsername)
+		auth.Password = passwordPart(f, before.Type == store.AuthBasic, before.Password)
+		setPart(f, "passwordSet", auth.Password != "")
+	case store.AuthHeader:
+		auth.Name = p.plainPart(f, "name", before.Name, checkHeaderName)
+		auth.Value = secretPart(f, "value", before.Value, checkHeaderValue)
+		setPart(f, "valueSet", auth.Value != "")
+	case store.AuthQuery:
+		auth.Name = p.plainPart(f, "name", before.Name, checkParamName)
+		auth.Value = secretPart(f, "value", before.Value, checkParamValue)
+		setPart(f, "valueSet", auth.Value != "")
+	case "oauth2":
+		f.fault("type", "%s", notYet()["=oauth2"].detail)
+		return
+	default:
+		f.fault("type", "must be bearer, basic, header or query")
+		return
+	}
+	f.end("it is not a part of authentication by " + kind)
+	p.next.Authentication = auth
+}
+
+// plainPart reads a part that is no secret: needed, but a patch may leave it as it is.
+func (p *subscriptionInput) plainPart(f *fields, name, before string, check func(string) error) string {
+	s, is := f.text(name)
+	switch {
+	case is == absent && p.how == patching && before != "":
+		return before
+	case is == absent, is == null:
+		f.fault(name, "is needed")
+		return ""
+	case is == wrong:
+		return ""
+	}
+	if err := check(s); err != nil {
+		f.fault(name, "%s", err.Error())
+	}
+	return s
+}
+
+// secretPart reads a secret: an absent one is kept, if there is one of this type.
+func secretPart(f *fields, name, before string, check func(string) error) string {
+	s, is := f.text(name)
+	switch {
+	case is == absent && before != "":
+		return before
+	case is == absent:
+		f.fault(name, "is needed, because none is set for this type of authentication")
+		return ""
+	case is == null:
+		f.fault(name, "is needed; to remove the authentication send \"authentication\": null")
+		return ""
+	case is == wrong:
+		return before
+	}
+	if s == "" || len(s) > maxSecretText {
+		f.fault(name, "must have 1 to %d bytes", maxSecretText)
+	} else if err := check(s); err != nil {
+		f.fault(name, "%s", err.Error())
+	}
+	return s
+}
+
+// passwordPart reads the password, which may be empty: a key as user name often goes without one.
+func passwordPart(f *fields, keep bool, before string) string {
+	s, is := f.text("password")
+	switch {
+	case is == absent && keep:
+		return before
+	case is == absent:
+		f.fault("password", "is needed, because none is set for this type of authentication; it may be empty")
+		return ""
+	case is == null || is == wrong:
+		return ""
+	}
+	if len(s) > maxSecretText {
+		f.fault("password", "must have at most %d bytes", maxSecretText)
+	} else if err := checkParamValue(s); err != nil {
+		f.fault("password", "%s", err.Error())
+	}
+	return s
+}
+
+// setPart takes the sign of a read that a secret is set, which must tell the truth.
+func setPart(f *fields, name string, set bool) {
+	if v, is := f.boolean(name); is == given && v != set {
+		f.fault(name, "is only shown and cannot be changed; send the secret itself")
+	}
+}
+
+func (p *subscriptionInput) signing() {
+	s, is := p.text("signingSecret")
+	switch is {
+	case absent:
+		if p.how == creating {
+			var key []byte
+			key, p.generated = newSigningSecret()
+			p.next.SigningSecrets = []store.SigningSecret{{Key: key}}
+		}
+	case null:
+		p.next.SigningSecrets = nil
+	case given:
+		key, ok := parseSigningSecret(s)
+		if !ok {
+			p.fault("signingSecret", "must be whsec_ and 24 to 64 bytes in base64; leave it out to have one generated")
+			return
+		}
+		p.next.SigningSecrets = []store.SigningSecret{{Key: key}}
+	case wrong:
+	}
+}
+
+// The form of a signing secret, of the Standard Webhooks specification.
+const (
+	secretPrefix = "whsec_"
+	minSecret    = 24
+	maxSecret    = 64
+)
+
+func newSigningSecret() (key []byte, text string) {
+	key = make([]byte, 32)
+	_, _ = rand.Read(key) // documented never to fail: the process ends first
+	return key, secretPrefix + base64.StdEncoding.EncodeToString(key)
+}
+
+func parseSigningSecret(s string) ([]byte, bool) {
+	text, ok := strings.CutPrefix(s, secretPrefix)
+	if !ok || strings.ContainsAny(text, "\r\n") { // which the decoder would skip
+		return nil, false
+	}
+	key, err := base64.StdEncoding.Strict().DecodeString(text)
+	return key, err == nil && len(key) >= minSecret && len(key) <= maxSecret
+}
+
+const (
+	minTimeout     = 100 * time.Millisecond
+	maxTimeout     = 5 * time.Minute
+	maxConcurrency = 1000
+)
+
+func (p *subscriptionInput) delivery() {
+	n, is := p.get("delivery", "an object", jsontext.KindBeginObject)
+	if is == null {
+		p.next.Delivery = store.DeliveryPolicy{}
+	}
+	if is != given {
+		return
+	}
+	f := object(n, "/delivery", p.faults)
+	d := &p.next.Delivery
+	if v, is := f.seconds("timeoutSeconds", minTimeout, maxTimeout); is == given || is == null {
+		d.Timeout = v
+	}
+	if s, is := schedule(f); is == given || is == null {
+		d.RetrySchedule = s
+	}
+	if v, is := f.integer("maxConcurrency", 1, maxConcurrency); is == given || is == null {
+		d.MaxConcurrency = v
+	}
+	later(f, "delivery/", "rateLimit", "ordering", "disableAfter", "onDisabled")
+	f.end("")
+}
+
+// maxWaitText bounds the spelling of one wait, which is kept as it was given.
+const maxWaitText = 32
+
+// schedule reads a retry schedule: a name, or a list of waits. Its text form is the list with commas.
+func schedule(f *fields) (string, presence) {
+	const name = "retrySchedule"
+	names := strings.Join(queue.ScheduleNames(), ", ")
+	n, is := f.get(name, "one of "+names+`, or an array of waits such as ["5s","5m"]`, jsontext.KindString, jsontext.KindBeginArray)
+	if is != given {
+		return "", is
+	}
+	if n.kind == jsontext.KindString {
+		if !slices.Contains(queue.ScheduleNames(), n.text) {
+			f.fault(name, `must be one of %s, or an array of waits such as ["5s","5m"]`, names)
+			return "", wrong
+		}
+		return n.text, given
+	}
+	if len(n.items) == 0 || len(n.items) > queue.MaxRetries {
+		f.fault(name, "must have 1 to %d waits", queue.MaxRetries)
+		return "", wrong
+	}
+	waits := make([]string, len(n.items))
+	for i := range n.items {
+		at := name + "/" + strconv.Itoa(i)
+		item := &n.items[i]
+		d, err := time.ParseDuration(item.text)
+		switch {
+		case item.kind != jsontext.KindString || err != nil || len(item.text) > maxWaitText:
+			f.element(at, "must be a wait as text, such as 5s, 10m or 2h")
+			is = wrong
+		case d < queue.MinWait || d > queue.MaxWait:
+			f.element(at, "must be between %s and %s", queue.MinWait, queue.MaxWait)
+			is = wrong
+		}
+		waits[i] = item.text
+	}
+	if is != given {
+		return "", is
+	}
+	text := strings.Join(waits, ",")
+	if _, err := queue.ParseSchedule(text); err != nil {
+		f.fault(name, "%s", err.Error())
+		return "", wrong
+	}
+	return text, given
+}
+
+// readOnly takes what a read shows, so that a read may be sent back; POST has nothing to send back.
+func (p *subscriptionInput) readOnly() {
+	if p.how == creating {
+		for _, name := range []string{"id", "state", "stateReason", "stateSince", "createdAt", "updatedAt", "signingSecretSet"} {
+			if p.take(name) != nil {
+				p.fault(name, "is set by the daemon; leave it out")
+			}
+			p.asked = p.asked[:len(p.asked)-1] // not to be recommended
+		}
+		return
+	}
+	p.same("id", p.current.ID.String(), "a subscription keeps its id; POST /subscriptions makes another")
+	p.same("state", string(p.current.State), "use POST /subscriptions/{id}/enable or /pause")
+	if v, is := p.boolean("signingSecretSet"); is == given && v != (len(p.current.SigningSecrets) > 0) {
+		p.fault("signingSecretSet", "is only shown and cannot be changed; send signingSecret, or null to remove it")
+	}
+	p.ignore("stateReason", "stateSince", "createdAt", "updatedAt")
+}
+
+// checkVisible is for what stands in a header without quoting: printable ASCII without space.
+func checkVisible(s string) error {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return textError("must consist of printable ASCII characters without spaces")
+		}
+	}
+	return nil
+}
+
+func checkUsername(s string) error {
+	if s == "" || len(s) > maxParamName || strings.Contains(s, ":") || checkParamValue(s) != nil {
+		return textError("must have 1 to " + strconv.Itoa(maxParamName) + " bytes without ':' and control characters")
+	}
+	return nil
+}
+
+func checkParamName(s string) error {
+	if s == "" || len(s) > maxParamName {
+		return textError("must have 1 to " + strconv.Itoa(maxParamName) + " characters")
+	}
+	return checkVisible(s)
+}
+
+func checkParamValue(s string) error {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r >= 0x7f && r <= 0x9f }) {
+		return textError("must not hold control characters such as line ends")
+	}
+	return nil
+}
+
+func checkHeaderValue(s string) error {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return textError("must consist of printable ASCII characters")
+		}
+	}
+	if s[0] == ' ' || s[len(s)-1] == ' ' {
+		return textError("must not begin or end with a space, which is lost on the way")
+	}
+	return nil
+}
+
+// checkHeaderName lets through the names of headers (RFC 9110, section 5.1) that neither HTTP nor
+// Herald sets itself.
+func checkHeaderName(s string) error {
+	if s == "" || len(s) > maxParamName {
+		return textError("must have 1 to " + strconv.Itoa(maxParamName) + " characters")
+	}
+	for _, r := range s {
+		alnum := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !alnum && !strings.ContainsRune("!#$%&'*+-.^_`|~", r) {
+			return textError("must be the name of a header, such as X-Api-Key")
+		}
+	}
+	switch name := textproto.CanonicalMIMEHeaderKey(s); name {
+	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Content-Digest", "Transfer-Encoding", "Te", "Trailer",
+		"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Proxy-Authenticate", "Upgrade",
+		"Http2-Settings", "Expect", "User-Agent", "Accept-Encoding", "Signature", "Signature-Input":
+		return textError("must not be " + name + ", which every push sets or HTTP itself needs")
+	default:
+		if lower := strings.ToLower(name); strings.HasPrefix(lower, "webhook-") || strings.HasPrefix(lower, "herald-") {
+			return textError("must not begin with Webhook- or Herald-, which every push sets")
+		}
+	}
+	return nil
+}

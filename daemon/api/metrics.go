@@ -1,0 +1,102 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The reasons why a publication is refused: a closed set, each created at the start.
+const (
+	reasonInvalid  = "invalid"
+	reasonTooLarge = "too_large"
+	reasonConflict = "conflict"
+	reasonFull     = "full"
+	reasonBusy     = "busy"
+	reasonClosed   = "closed"
+	reasonError    = "error"
+)
+
+func refusals() []string {
+	return []string{reasonInvalid, reasonTooLarge, reasonConflict, reasonFull, reasonBusy, reasonClosed, reasonError}
+}
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+
+	accepted   prometheus.Counter
+	duplicates prometheus.Counter
+	refused    *prometheus.CounterVec
+
+	stray *endpointMetrics // requests that reached no endpoint
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "herald_api_requests_total",
+			Help: "Requests answered, by route, method and class of the status.",
+		}, []string{"route", "method", "status"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "herald_api_request_duration_seconds",
+			Help:    "Time from the request's header to the end of the answer, by route and method.",
+			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"route", "method"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "herald_api_requests_in_flight",
+			Help: "Requests being answered now.",
+		}),
+		accepted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "herald_api_events_accepted_total",
+			Help: "Events made durable.",
+		}),
+		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "herald_api_events_duplicate_total",
+			Help: "Events submitted again and answered as before.",
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "herald_api_publications_refused_total",
+			Help: "Publishing requests refused after access was granted, by reason.",
+		}, []string{"reason"}),
+	}
+	for _, reason := range refusals() {
+		m.refused.WithLabelValues(reason)
+	}
+	m.stray = m.of("none", "any")
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inFlight, m.accepted, m.duplicates, m.refused} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register the metrics of the API: %w", err)
+		}
+	}
+	return m, nil
+}
+
+// endpointMetrics are the series of one route and method, looked up once so that a request pays for
+// two atomic additions only.
+type endpointMetrics struct {
+	classes  [6]prometheus.Counter // by the first digit of the status
+	duration prometheus.Observer
+}
+
+func (m *metrics) of(route, method string) *endpointMetrics {
+	e := &endpointMetrics{duration: m.duration.WithLabelValues(route, method)}
+	for i := 2; i < len(e.classes); i++ {
+		e.classes[i] = m.requests.WithLabelValues(route, method, fmt.Sprintf("%dxx", i))
+	}
+	return e
+}
+
+func (e *endpointMetrics) observe(status int, seconds float64) {
+	class := status / 100
+	if class < 2 || class > 5 {
+		class = http.StatusInternalServerError / 100
+	}
+	e.classes[class].Inc()
+	e.duration.Observe(seconds)
+}

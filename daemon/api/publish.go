@@ -1,0 +1,582 @@
+package api
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"herald/queue"
+	"herald/store"
+)
+
+const (
+	// maxEvents bounds the events of one request.
+	maxEvents = 10_000
+	// maxLanes bounds the deliveries that one request may ask for, as far as they do not share their
+	// selection: 64 MiB of memory. A batch of different events that all have very many subscribers is
+	// sent in parts.
+	maxLanes = 4 << 20
+	// reservedPrefix begins the types of Herald's own events.
+	reservedPrefix = "herald."
+	// keyHeader makes a request repeatable whose events have no ids.
+	keyHeader = "Idempotency-Key"
+	maxKey    = 255
+)
+
+// batch is the events of one request while they are read.
+type batch struct {
+	c      *call
+	body   []byte
+	lines  bool // NDJSON: faults name the line
+	single bool
+	key    string
+	now    time.Time
+
+	subs   []queue.Submission
+	keyed  []int // the submissions whose id comes from the key
+	faults faults
+	over   faults // payloads that are too large
+	memo   map[selection][]queue.Lane
+	total  int
+}
+
+// selection is what decides the lanes of an event within an account.
+type selection struct{ eventType, resource string }
+
+// publish takes one event, an array of them or one a line, all or none. Its answer is given after
+// the queue has synced them to disk.
+func (a *API) publish(c *call) error {
+	media, err := c.readBody(typeJSON, typeNDJSON)
+	if err != nil {
+		return err
+	}
+	b := batch{c: c, body: c.body.Bytes(), lines: media == typeNDJSON, now: a.now().UTC()}
+	if b.key, err = c.idempotencyKey(); err != nil {
+		return err
+	}
+	if err := b.read(); err != nil {
+		return err
+	}
+	// A payload over the limit is told as 413 only when nothing else is wrong: the one a client cannot
+	// mend by spelling comes last.
+	if p := b.faults.problem(badRequest); p != nil {
+		return p
+	}
+	if p := b.over.problem(tooLarge); p != nil {
+		return p
+	}
+	b.deriveIDs()
+	if err := b.chooseLanes(); err != nil {
+		return err
+	}
+	receipts, err := a.queue.Accept(c.r.Context(), b.subs)
+	if err != nil {
+		return b.refused(err)
+	}
+	duplicates := 0
+	for i := range receipts {
+		if receipts[i].Duplicate {
+			duplicates++
+		}
+	}
+	a.metrics.duplicates.Add(float64(duplicates))
+	a.metrics.accepted.Add(float64(len(receipts) - duplicates))
+	c.raw(http.StatusAccepted, b.receipt(receipts))
+	return nil
+}
+
+// receipt is the answer: one id for one event, else an array of them in the order of the events.
+func (b *batch) receipt(receipts []queue.Receipt) []byte {
+	out := b.c.out[:0]
+	if !b.single {
+		out = append(out, '[')
+	}
+	for i := range receipts {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, `{"id":`...)
+		out = appendString(out, receipts[i].ID)
+		out = append(out, '}')
+	}
+	if !b.single {
+		out = append(out, ']')
+	}
+	b.c.out = out
+	return out
+}
+
+// refused says which event of the request it was that the queue did not take.
+func (b *batch) refused(err error) error {
+	e, ok := errors.AsType[*queue.ConflictError](err)
+	if !ok {
+		return err
+	}
+	var fs faults
+	if slices.Contains(b.keyed, e.Index) {
+		fs.add(keyHeader, "was used before for another request; use a new one, or repeat that request unchanged")
+	} else {
+		fs.add(b.name(e.Index, "id"), "%sthe id %s was used before for another content; give this event another id, or repeat it unchanged",
+			b.prefix(b.lineOf(e.Index)), show(e.ID))
+	}
+	return fs.problem(conflict)
+}
+
+// idempotencyKey reads the header that makes a repeat of the request harmless.
+func (c *call) idempotencyKey() (string, error) {
+	values := c.r.Header[keyHeader]
+	if len(values) == 0 {
+		return "", nil
+	}
+	key := values[0]
+	if len(values) > 1 || key == "" || len(key) > maxKey || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", newProblem(badRequest, "the %s header must be there once, with 1 to %d printable ASCII characters", keyHeader, maxKey)
+	}
+	return key, nil
+}
+
+// read reads the events of the body.
+func (b *batch) read() error {
+	d := b.c.decoder
+	d.Reset(&b.c.body)
+	if b.lines {
+		return b.readLines(d)
+	}
+	switch d.PeekKind() {
+	case jsontext.KindBeginObject:
+		b.single = true
+		b.subs = make([]queue.Submission, 0, 1)
+		if err := b.readEvent(d, 0); err != nil {
+			return explain(b.body, err)
+		}
+	case jsontext.KindBeginArray:
+		if err := b.readArray(d); err != nil {
+			return explain(b.body, err)
+		}
+	default:
+		if len(bytes.TrimSpace(b.body)) == 0 {
+			return newProblem(badRequest, "the body is empty; an event, or an array of events, is needed")
+		}
+		v, err := d.ReadValue()
+		if err != nil {
+			return explain(b.body, err)
+		}
+		return newProblem(badRequest, "the body must be an event or an array of events, not %s", kindName(v.Kind()))
+	}
+	return atEnd(d, b.body)
+}
+
+func (b *batch) readArray(d *jsontext.Decoder) error {
+	if _, err := d.ReadToken(); err != nil {
+		return err
+	}
+	for d.PeekKind() != jsontext.KindEndArray {
+		if err := b.readEvent(d, 0); err != nil {
+			return err
+		}
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return err
+	}
+	if len(b.subs) == 0 {
+		return newProblem(badRequest, "the array is empty; at least one event is needed")
+	}
+	return nil
+}
+
+// readLines reads one event a line; lines without anything are passed over.
+func (b *batch) readLines(d *jsontext.Decoder) error {
+	line := 1
+	for at := 0; ; {
+		rest := bytes.TrimLeft(b.body[at:], " \t\r\n")
+		start := len(b.body) - len(rest)
+		breaks := bytes.Count(b.body[at:start], []byte("\n"))
+		line += breaks
+		if len(rest) == 0 {
+			break
+		}
+		if len(b.subs) > 0 && breaks == 0 {
+			return newProblem(badRequest, "line %d: the line goes on after its event; each line holds one", line)
+		}
+		if err := b.readEvent(d, line); err != nil {
+			return explain(b.body, err)
+		}
+		at = int(d.InputOffset())
+		if bytes.IndexByte(b.body[start:at], '\n') >= 0 {
+			return newProblem(badRequest, "line %d: the event goes on over the end of the line; in NDJSON each event stands on one line", line)
+		}
+	}
+	if len(b.subs) == 0 {
+		return newProblem(badRequest, "the body is empty; at least one line with an event is needed")
+	}
+	return nil
+}
+
+// name is the field of an event in an answer.
+func (b *batch) name(index int, member string) string {
+	if b.single {
+		return clip(member, 100)
+	}
+	p := "/" + strconv.Itoa(index)
+	if member == "" {
+		return p
+	}
+	return p + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(clip(member, 100))
+}
+
+// prefix names the line of an event, where events are lines.
+func (b *batch) prefix(line int) string {
+	if !b.lines {
+		return ""
+	}
+	return "line " + strconv.Itoa(line) + ": "
+}
+
+// lineOf finds the line of an event that was read before.
+func (b *batch) lineOf(index int) int {
+	line := 0
+	for text := range bytes.SplitSeq(b.body, []byte("\n")) {
+		line++
+		if len(bytes.TrimSpace(text)) > 0 {
+			if index == 0 {
+				return line
+			}
+			index--
+		}
+	}
+	return line
+}
+
+// The members of an event, as bits of what has been seen.
+const (
+	hasID = 1 << iota
+	hasType
+	hasResource
+	hasTime
+	hasData
+)
+
+// eventReader is the state of one event being read.
+type eventReader struct {
+	*batch
+	index, line int
+	seen        uint8
+	s           queue.Submission
+}
+
+func (e *eventReader) fault(member, format string, args ...any) {
+	e.faults.add(e.name(e.index, member), e.prefix(e.line)+format, args...)
+}
+
+// readEvent reads one event. What is wrong with its members is noted; an error means that the body
+// cannot be read on. This is the path of every event, so a name or a value costs no more than looking
+// at its bytes.
+func (b *batch) readEvent(d *jsontext.Decoder, line int) error {
+	e := eventReader{batch: b, index: len(b.subs), line: line}
+	if e.index == maxEvents {
+		return newProblem(badRequest, "the request has more than %d events; send it in parts", maxEvents)
+	}
+	if k := d.PeekKind(); k != jsontext.KindBeginObject {
+		v, err := d.ReadValue()
+		if err != nil {
+			return err
+		}
+		e.fault("", "must be an event, not %s", kindName(v.Kind()))
+		b.subs = append(b.subs, queue.Submission{})
+		return nil
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return err
+	}
+	for d.PeekKind() != jsontext.KindEndObject {
+		name, err := d.ReadValue()
+		if err != nil {
+			return err
+		}
+		if err := e.member(d, memberOf(name), name); err != nil {
+			return err
+		}
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return err
+	}
+	e.finish()
+	b.subs = append(b.subs, e.s)
+	return nil
+}
+
+// memberOf returns which member a name is, spelt in any case; 0 for none.
+func memberOf(quoted jsontext.Value) uint8 {
+	switch string(quoted) {
+	case `"id"`:
+		return hasID
+	case `"type"`:
+		return hasType
+	case `"resource"`:
+		return hasResource
+	case `"time"`:
+		return hasTime
+	case `"data"`:
+		return hasData
+	}
+	switch fold(unquote(quoted)) {
+	case "id":
+		return hasID
+	case "type":
+		return hasType
+	case "resource":
+		return hasResource
+	case "time":
+		return hasTime
+	case "data":
+		return hasData
+	}
+	return 0
+}
+
+// unquote returns the text of a JSON string the decoder has found to be valid.
+func unquote(v jsontext.Value) string {
+	if bytes.IndexByte(v, '\\') < 0 {
+		return string(v[1 : len(v)-1])
+	}
+	b, err := jsontext.AppendUnquote(nil, v)
+	if err != nil { // it was valid before
+		return ""
+	}
+	return string(b)
+}
+
+// member reads one member's value.
+func (e *eventReader) member(d *jsontext.Decoder, bit uint8, quoted jsontext.Value) error {
+	name := ""
+	if bit == 0 || e.seen&bit != 0 {
+		name = unquote(quoted) // before the next read, which may void it
+	}
+	v, err := d.ReadValue()
+	if err != nil {
+		return err
+	}
+	switch {
+	case bit == 0:
+		e.fault(name, "is not known; an event has id, type, resource, time and data")
+		return nil
+	case e.seen&bit != 0:
+		e.fault(name, "is there twice; names are the same in upper and lower case")
+		return nil
+	}
+	e.seen |= bit
+	if bit == hasData {
+		e.data(v)
+		return nil
+	}
+	if v.Kind() == jsontext.KindNull && bit != hasType {
+		e.seen &^= bit // as if it were not there, but it may not come again
+		return nil
+	}
+	if v.Kind() != jsontext.KindString {
+		e.fault(memberName(bit), "must be a string, not %s", kindName(v.Kind()))
+		return nil
+	}
+	e.text(bit, unquote(v))
+	return nil
+}
+
+func memberName(bit uint8) string {
+	switch bit {
+	case hasID:
+		return "id"
+	case hasType:
+		return "type"
+	case hasResource:
+		return "resource"
+	case hasTime:
+		return "time"
+	default:
+		return "data"
+	}
+}
+
+// text judges and keeps the value of a member that is a string.
+func (e *eventReader) text(bit uint8, s string) {
+	var err error
+	switch bit {
+	case hasID:
+		err = checkEventID(s)
+		e.s.ID = s
+	case hasType:
+		if err = store.CheckEventType(s); err == nil && len(s) >= len(reservedPrefix) && strings.EqualFold(s[:len(reservedPrefix)], reservedPrefix) {
+			err = textError("must not begin with " + reservedPrefix + ", which is for Herald's own events")
+		}
+		e.s.Type = s
+	case hasResource:
+		_, err = store.ParseResource(s)
+		e.s.Resource = s
+	case hasTime:
+		e.s.Time, err = parseTime(s)
+	}
+	if err != nil {
+		e.fault(memberName(bit), "%s", err.Error())
+	}
+}
+
+// checkEventID says what is wrong with an id a publisher chose.
+func checkEventID(s string) error {
+	if s == "" || len(s) > queue.MaxIDLength {
+		return textError("must have 1 to " + strconv.Itoa(queue.MaxIDLength) + " characters")
+	}
+	return checkVisible(s)
+}
+
+// data judges and keeps the payload, exactly as it came.
+func (e *eventReader) data(v jsontext.Value) {
+	switch limit := e.c.settings.PayloadBytes; {
+	case v.Kind() != jsontext.KindBeginObject:
+		e.fault("data", "must be an object, not %s", kindName(v.Kind()))
+	case int64(len(v)) > limit:
+		e.over.add(e.name(e.index, "data"), "%sis larger than the limit of %d bytes", e.prefix(e.line), limit)
+	case tooDeep(v):
+		e.fault("data", "is nested deeper than %d levels", maxDepth)
+	default:
+		// A copy of its own, because the body's buffer is used again, and because an event that waits
+		// in memory should hold on to no more than itself.
+		e.s.Data = bytes.Clone(v)
+	}
+}
+
+// tooDeep says whether valid JSON is nested deeper than maxDepth. Counting the opening brackets tells
+// almost always, and quickly.
+func tooDeep(v []byte) bool {
+	if bytes.Count(v, []byte("{"))+bytes.Count(v, []byte("[")) <= maxDepth {
+		return false
+	}
+	depth, quoted := 0, false
+	for i := 0; i < len(v); i++ {
+		switch b := v[i]; {
+		case quoted && b == '\\':
+			i++
+		case b == '"':
+			quoted = !quoted
+		case quoted:
+		case b == '{' || b == '[':
+			if depth++; depth > maxDepth {
+				return true
+			}
+		case b == '}' || b == ']':
+			depth--
+		}
+	}
+	return false
+}
+
+// finish judges the event as a whole and computes what stands for its content.
+func (e *eventReader) finish() {
+	if e.seen&hasType == 0 {
+		e.fault("type", "is needed: what happened, such as task.create")
+	}
+	if e.seen&hasData == 0 {
+		e.fault("data", "is needed: a JSON object, which may be empty")
+	}
+	e.s.AccountID = e.c.account.ID
+	if e.s.ID != "" || e.key != "" {
+		e.s.Digest = e.sum()
+	}
+	if e.seen&hasTime == 0 {
+		e.s.Time = e.now
+	}
+}
+
+// sum stands for the event as it was submitted. A time that was left out is part of it as such, so
+// that the repeat of an event without one is the same event.
+func (e *eventReader) sum() (sum [16]byte) {
+	h := e.c.digest
+	h.Reset()
+	buf := e.c.out[:0]
+	buf = append(buf, e.seen&hasTime)
+	buf = binary.BigEndian.AppendUint64(buf, uint64(e.s.Time.Unix()))
+	buf = binary.BigEndian.AppendUint32(buf, uint32(e.s.Time.Nanosecond()))
+	for _, s := range [...]string{e.s.Type, e.s.Resource} {
+		buf = binary.BigEndian.AppendUint32(buf, uint32(len(s)))
+		buf = append(buf, s...)
+	}
+	// Hashes document that Write returns no error.
+	_, _ = h.Write(buf)
+	_, _ = h.Write(e.s.Data)
+	e.c.out = h.Sum(buf[:0])
+	copy(sum[:], e.c.out)
+	return sum
+}
+
+// deriveIDs gives the events without an id one that follows from the key, so that a repeat of the
+// request is a repeat of each event. The number of events is part of what must not differ.
+func (b *batch) deriveIDs() {
+	if b.key == "" {
+		return
+	}
+	h := b.c.digest
+	for i := range b.subs {
+		s := &b.subs[i]
+		if s.ID != "" {
+			continue
+		}
+		h.Reset()
+		buf := append(b.c.out[:0], s.AccountID...)
+		buf = append(buf, 0)
+		buf = append(buf, b.key...)
+		buf = append(buf, 0)
+		buf = binary.BigEndian.AppendUint32(buf, uint32(i))
+		_, _ = h.Write(buf)
+		id := h.Sum(buf[:0])
+		s.ID = "evt_" + lowerHex32(id[:16])
+		h.Reset()
+		_, _ = h.Write(s.Digest[:])
+		buf = binary.BigEndian.AppendUint32(id[:0], uint32(len(b.subs)))
+		_, _ = h.Write(buf)
+		b.c.out = h.Sum(buf[:0])
+		copy(s.Digest[:], b.c.out)
+		b.keyed = append(b.keyed, i)
+	}
+}
+
+// chooseLanes finds who gets each event. Events of one kind share their lanes, so that a batch costs
+// memory by its kinds and not by its length.
+func (b *batch) chooseLanes() error {
+	if len(b.subs) == 1 {
+		b.subs[0].Lanes = b.lanesOf(&b.subs[0])
+		return nil
+	}
+	b.memo = make(map[selection][]queue.Lane)
+	for i := range b.subs {
+		s := &b.subs[i]
+		k := selection{s.Type, s.Resource}
+		lanes, ok := b.memo[k]
+		if !ok {
+			lanes = b.lanesOf(s)
+			if b.total += len(lanes); b.total > maxLanes {
+				return newProblem(tooLarge, "the events of this request have more than %d deliveries; send it in parts", maxLanes)
+			}
+			b.memo[k] = lanes
+		}
+		s.Lanes = lanes
+	}
+	return nil
+}
+
+func (b *batch) lanesOf(s *queue.Submission) []queue.Lane {
+	c := b.c
+	c.lanes = c.api.store.Select(s.AccountID, s.Type, s.Resource, c.lanes[:0])
+	if len(c.lanes) == 0 {
+		return nil
+	}
+	lanes := make([]queue.Lane, len(c.lanes))
+	for i, id := range c.lanes {
+		lanes[i] = queue.Lane(id)
+	}
+	return lanes
+}

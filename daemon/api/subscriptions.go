@@ -1,0 +1,442 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"herald/queue"
+	"herald/store"
+)
+
+// subscriptionView is a subscription as a read shows it: what was given, without the secrets.
+type subscriptionView struct {
+	ID               string          `json:"id"`
+	DataCallbackURL  string          `json:"dataCallbackURL"`
+	ExportFormat     string          `json:"exportFormat"`
+	NumberOfRecords  int             `json:"numberOfRecords"`
+	MaxWaitSeconds   float64         `json:"maxWaitSeconds"`
+	Resource         string          `json:"resource,omitempty"`
+	Events           []string        `json:"events,omitempty"`
+	Payload          string          `json:"payload"`
+	Method           string          `json:"method"`
+	Authentication   *authView       `json:"authentication,omitempty"`
+	Delivery         *deliveryPolicy `json:"delivery,omitempty"`
+	SigningSecretSet bool            `json:"signingSecretSet"`
+	SigningSecret    string          `json:"signingSecret,omitempty"`
+	State            string          `json:"state"`
+	StateReason      string          `json:"stateReason,omitempty"`
+	StateSince       time.Time       `json:"stateSince"`
+	CreatedAt        time.Time       `json:"createdAt"`
+	UpdatedAt        time.Time       `json:"updatedAt"`
+}
+
+type authView struct {
+	Type        store.AuthType `json:"type"`
+	Username    string         `json:"username,omitempty"`
+	Name        string         `json:"name,omitempty"`
+	TokenSet    bool           `json:"tokenSet,omitzero"`
+	PasswordSet bool           `json:"passwordSet,omitzero"`
+	ValueSet    bool           `json:"valueSet,omitzero"`
+}
+
+type deliveryPolicy struct {
+	TimeoutSeconds float64        `json:"timeoutSeconds,omitzero"`
+	RetrySchedule  jsontext.Value `json:"retrySchedule,omitempty"`
+	MaxConcurrency int            `json:"maxConcurrency,omitzero"`
+}
+
+func viewSubscription(s *store.Subscription) subscriptionView {
+	v := subscriptionView{
+		ID:              s.ID.String(),
+		DataCallbackURL: s.DataCallbackURL, ExportFormat: s.ExportFormat,
+		NumberOfRecords: s.NumberOfRecords, MaxWaitSeconds: s.MaxWait.Seconds(),
+		Resource: s.Resource, Events: s.Events,
+		Payload: string(s.Payload), Method: s.Method,
+		SigningSecretSet: len(s.SigningSecrets) > 0,
+		State:            string(s.State), StateReason: s.StateReason, StateSince: s.StateSince.UTC(),
+		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
+	}
+	if a := s.Authentication; a.Type != store.AuthNone {
+		v.Authentication = &authView{
+			Type: a.Type, Username: a.Username, Name: a.Name,
+			TokenSet: a.Token != "", PasswordSet: a.Password != "", ValueSet: a.Value != "",
+		}
+	}
+	if d := s.Delivery; d != (store.DeliveryPolicy{}) {
+		v.Delivery = &deliveryPolicy{
+			TimeoutSeconds: d.Timeout.Seconds(), RetrySchedule: viewSchedule(d.RetrySchedule), MaxConcurrency: d.MaxConcurrency,
+		}
+	}
+	return v
+}
+
+// viewSchedule is a schedule in the form it was given: a name, or a list of waits.
+func viewSchedule(text string) jsontext.Value {
+	if text == "" {
+		return nil
+	}
+	if slices.Contains(queue.ScheduleNames(), text) {
+		return jsontext.Value(`"` + text + `"`)
+	}
+	// A stored schedule consists of durations, which need no escaping.
+	return jsontext.Value(`["` + strings.ReplaceAll(text, ",", `","`) + `"]`)
+}
+
+func (a *API) listSubscriptions(c *call) error {
+	var fs faults
+	q := c.r.URL.Query()
+	limit := limitOf(q, &fs, 0)
+	var after store.SubscriptionID
+	if s := q.Get("after"); s != "" {
+		var err error
+		if after, err = store.ParseSubscriptionID(s); err != nil {
+			fs.add("after", "is %s", err.Error())
+		}
+	}
+	if err := fs.err(); err != nil {
+		return err
+	}
+	view := viewOf(func(s **store.Subscription) subscriptionView { return viewSubscription(*s) })
+	return stream(c, q, limit, func(last **store.Subscription, n int) ([]*store.Subscription, error) {
+		if last != nil {
+			after = (*last).ID
+		}
+		return a.store.Subscriptions(c.r.Context(), c.account.ID, after, n)
+	}, func(s **store.Subscription) string { return (*s).ID.String() }, view)
+}
+
+// subscription finds the subscription of the path, if it is the account's.
+func (c *call) subscription() (*store.Subscription, error) {
+	id, err := store.ParseSubscriptionID(c.r.PathValue("subscription"))
+	if err != nil {
+		return nil, errNoSubscription()
+	}
+	s, err := c.api.store.Subscription(c.r.Context(), id)
+	if errors.Is(err, store.ErrNotFound) || err == nil && s.AccountID != c.account.ID {
+		return nil, errNoSubscription()
+	}
+	return s, err
+}
+
+func errNoSubscription() *problem {
+	return newProblem(notFound, "there is no such subscription of this account; GET /subscriptions lists those there are")
+}
+
+func (a *API) readSubscription(c *call) error {
+	s, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, viewSubscription(s))
+}
+
+func (a *API) createSubscription(c *call) error {
+	in, err := c.readSubscriptionInput(typeJSON)
+	if err != nil {
+		return err
+	}
+	now := a.moment()
+	s := defaultSubscription()
+	if s.ID, err = store.NewSubscriptionID(); err != nil {
+		return err
+	}
+	s.AccountID, s.CreatedAt, s.UpdatedAt, s.StateSince = c.account.ID, now, now, now
+	s.State = store.StateActive
+	made, err := a.apply(c.r.Context(), in, creating, nil, s)
+	if err != nil {
+		return err
+	}
+	switch err := a.store.CreateSubscription(c.r.Context(), s, c.settings.MaxSubscriptionsPerAccount); {
+	case errors.Is(err, store.ErrLimit):
+		return newProblem(conflict, "the account has %d subscriptions, as many as it may have; delete one, or ask the operator for more (subscriptions.max_per_account)",
+			c.settings.MaxSubscriptionsPerAccount)
+	case errors.Is(err, store.ErrNotFound):
+		return newProblem(notFound, "the account %s was deleted", c.account.ID)
+	case err != nil:
+		return err
+	}
+	a.changed(s.ID)
+	v := viewSubscription(s)
+	v.SigningSecret = made
+	c.Header().Set("Location", "/subscriptions/"+v.ID)
+	return c.answer(http.StatusOK, v)
+}
+
+func (a *API) replaceSubscription(c *call) error {
+	return a.rewriteSubscription(c, replacing, typeJSON)
+}
+
+func (a *API) patchSubscription(c *call) error {
+	return a.rewriteSubscription(c, patching, typeMergePatch, typeJSON)
+}
+
+// rewriteSubscription is PUT and PATCH. What has to be looked up is judged before the store's step,
+// everything else once more within it, on the subscription as it is then.
+func (a *API) rewriteSubscription(c *call, how mode, types ...string) error {
+	current, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	in, err := c.readSubscriptionInput(types...)
+	if err != nil {
+		return err
+	}
+	ctx := c.r.Context()
+	if _, err := a.apply(ctx, in, how, current, startingPoint(how, current)); err != nil {
+		return err
+	}
+	return a.update(c, current.ID, func(s *store.Subscription) error {
+		next := startingPoint(how, s)
+		// The catalogue has been asked above; the store must not be called from within its own step.
+		if _, err := a.applyUnchecked(in, how, s, next); err != nil {
+			return err
+		}
+		*s = *next
+		return nil
+	})
+}
+
+// startingPoint is what absent members leave: for PATCH what is there, for PUT the defaults and what
+// is there of secrets and of what a caller does not set.
+func startingPoint(how mode, current *store.Subscription) *store.Subscription {
+	c := current.Clone()
+	if how == patching {
+		return c
+	}
+	d := defaultSubscription()
+	d.ID, d.AccountID, d.CreatedAt, d.UpdatedAt = c.ID, c.AccountID, c.CreatedAt, c.UpdatedAt
+	d.State, d.StateReason, d.StateSince = c.State, c.StateReason, c.StateSince
+	d.Authentication, d.SigningSecrets = c.Authentication, c.SigningSecrets
+	return d
+}
+
+// update changes a subscription of the account and answers with it.
+func (a *API) update(c *call, id store.SubscriptionID, change func(*store.Subscription) error) error {
+	s, err := a.change(c, id, change)
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, viewSubscription(s))
+}
+
+// change changes a subscription of the account as one step, and tells the daemon.
+func (a *API) change(c *call, id store.SubscriptionID, change func(*store.Subscription) error) (*store.Subscription, error) {
+	now := a.moment()
+	s, err := a.store.UpdateSubscription(c.r.Context(), id, func(s *store.Subscription) error {
+		if s.AccountID != c.account.ID {
+			return errNoSubscription()
+		}
+		if err := change(s); err != nil {
+			return err
+		}
+		s.UpdatedAt = now
+		return nil
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errNoSubscription()
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.changed(s.ID)
+	return s, nil
+}
+
+func (a *API) deleteSubscription(c *call) error {
+	s, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	err = a.store.DeleteSubscription(c.r.Context(), c.account.ID, s.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return errNoSubscription()
+	}
+	if err != nil {
+		return err
+	}
+	a.dropLanes(c.r.Context(), []store.SubscriptionID{s.ID})
+	return c.empty()
+}
+
+func (a *API) enableSubscription(c *call) error {
+	s, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	now := a.moment()
+	return a.update(c, s.ID, func(s *store.Subscription) error {
+		switch s.State {
+		case store.StatePending:
+			return newProblem(conflict, "the subscription waits for its confirmation; it becomes active with it")
+		case store.StatePaused, store.StateDisabled:
+			s.State, s.StateReason, s.StateSince = store.StateActive, "", now
+		case store.StateActive:
+		}
+		return nil
+	})
+}
+
+// reasonOwner is the reason of a subscription that was paused through the API.
+const reasonOwner = "owner"
+
+func (a *API) pauseSubscription(c *call) error {
+	s, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	now := a.moment()
+	return a.update(c, s.ID, func(s *store.Subscription) error {
+		switch s.State {
+		case store.StatePending:
+			return newProblem(conflict, "the subscription waits for its confirmation; nothing is pushed to it yet")
+		case store.StateDisabled:
+			return newProblem(conflict, "the subscription is disabled (%s) and gets nothing until it is enabled", s.StateReason)
+		case store.StateActive:
+			s.State, s.StateReason, s.StateSince = store.StatePaused, reasonOwner, now
+		case store.StatePaused:
+		}
+		return nil
+	})
+}
+
+const (
+	// secretOverlap is how long a replaced signing secret goes on signing.
+	secretOverlap = 24 * time.Hour
+	// maxSecrets bounds the secrets in force, because each adds a signature to every push.
+	maxSecrets = 5
+)
+
+type secretView struct {
+	SigningSecret string `json:"signingSecret"`
+}
+
+// rotateSecret puts a new signing secret in force beside those there are.
+func (a *API) rotateSecret(c *call) error {
+	s, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	key, text := newSigningSecret()
+	now := a.moment()
+	_, err = a.change(c, s.ID, func(s *store.Subscription) error {
+		list := []store.SigningSecret{{Key: key}}
+		for _, old := range s.SigningSecrets {
+			if old.ExpiresAt.IsZero() {
+				old.ExpiresAt = now.Add(secretOverlap)
+			}
+			if now.Before(old.ExpiresAt) {
+				list = append(list, old)
+			}
+		}
+		if len(list) > maxSecrets {
+			return newProblem(conflict, "%d signing secrets are in force already; the oldest expires at %s", maxSecrets,
+				list[len(list)-1].ExpiresAt.Format(time.RFC3339))
+		}
+		s.SigningSecrets = list
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, secretView{text})
+}
+
+// pingType is the type of a test event. Publishers cannot use it.
+const pingType = reservedPrefix + "ping"
+
+// pingSubscription accepts a test event for this subscription alone.
+func (a *API) pingSubscription(c *call) error {
+	s, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	id := s.ID.String()
+	receipts, err := a.queue.Accept(c.r.Context(), []queue.Submission{{
+		Event: queue.Event{
+			AccountID: s.AccountID, Type: pingType, Time: a.now().UTC(),
+			Data: []byte(`{"subscriptionId":"` + id + `"}`),
+		},
+		Lanes: []queue.Lane{queue.Lane(s.ID)},
+	}})
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusAccepted, idView{receipts[0].ID})
+}
+
+type idView struct {
+	ID string `json:"id"`
+}
+
+type retriedView struct {
+	Retried int `json:"retried"`
+}
+
+func (a *API) retrySubscription(c *call) error {
+	s, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	n, err := a.queue.RetryDead(c.r.Context(), queue.Lane(s.ID))
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusAccepted, retriedView{n})
+}
+
+// apply reads the input over next and judges all of it. It returns the signing secret that was
+// generated, or "".
+func (a *API) apply(ctx context.Context, in *node, how mode, current, next *store.Subscription) (string, error) {
+	var fs faults
+	p := &subscriptionInput{fields: object(in, "", &fs), faults: &fs, how: how, current: current, next: next}
+	p.read()
+	if p.urlChanged() {
+		if u, err := url.Parse(next.DataCallbackURL); err == nil {
+			if err := a.checkURL(u); err != nil {
+				fs.add("dataCallbackURL", "%s", err.Error())
+			}
+		}
+	}
+	if p.resourceChanged() {
+		if err := a.checkSelector(ctx, next, &fs); err != nil {
+			return "", err
+		}
+	}
+	return p.generated, fs.err()
+}
+
+// applyUnchecked is apply without what asks others.
+func (a *API) applyUnchecked(in *node, how mode, current, next *store.Subscription) (string, error) {
+	var fs faults
+	p := &subscriptionInput{fields: object(in, "", &fs), faults: &fs, how: how, current: current, next: next}
+	p.read()
+	return p.generated, fs.err()
+}
+
+// checkSelector looks the resource selector up in the catalogue.
+func (a *API) checkSelector(ctx context.Context, s *store.Subscription, fs *faults) error {
+	if kind, ok := strings.CutSuffix(s.Resource, "/*"); ok {
+		has, err := a.store.HasResourceType(ctx, s.AccountID, kind)
+		if err == nil && !has {
+			fs.add("resource", "there is no resource of the type %s in the catalogue; the publisher adds them with PUT /resources", kind)
+		}
+		return err
+	}
+	key, err := store.ParseResource(s.Resource)
+	if err != nil {
+		return nil //nolint:nilerr // the fault was noted when the field was read
+	}
+	_, err = a.store.Resource(ctx, s.AccountID, key)
+	if errors.Is(err, store.ErrNotFound) {
+		fs.add("resource", "there is no resource %s in the catalogue; GET /resources lists those there are, and the publisher adds to them", key)
+		return nil
+	}
+	return err
+}
