@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"herald/daemon/egress"
 )
 
 // describe puts an error of the transport into words for the owner of the receiver. Nothing of the
@@ -23,13 +25,15 @@ func describe(err error, x *exchange, host string, took time.Duration) string {
 	if errors.Is(err, context.Canceled) {
 		return "the attempt was broken off because the daemon stops"
 	}
+	if denied, ok := errors.AsType[*egress.DeniedError](err); ok {
+		// Its text is made for this: host, address and setting.
+		return "the way out is closed by the operator's policy: " + denied.Error()
+	}
 	via := "the receiver"
-	var op *net.OpError
-	if errors.As(err, &op) && op.Op == "proxyconnect" {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "proxyconnect" {
 		via = "the proxy (egress.proxy)"
 	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		switch {
 		case dns.IsNotFound:
 			return "the host name " + host + " does not exist in the DNS"
@@ -38,8 +42,7 @@ func describe(err error, x *exchange, host string, took time.Duration) string {
 		}
 		return "the host name " + host + " could not be resolved"
 	}
-	var n net.Error
-	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &n) && n.Timeout() {
+	if isTimeout(err) {
 		return timedOut(phase, via, took)
 	}
 	if text := describeTLS(err, host); text != "" {
@@ -71,6 +74,15 @@ func describe(err error, x *exchange, host string, took time.Duration) string {
 	return via + " could not be connected to"
 }
 
+// isTimeout tells a deadline of ours, or one of the transport's, from a failure of the receiver.
+func isTimeout(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	n, ok := errors.AsType[net.Error](err)
+	return ok && n.Timeout()
+}
+
 func timedOut(phase int32, via string, took time.Duration) string {
 	within := " within " + took.Round(10*time.Millisecond).String()
 	switch phase {
@@ -98,34 +110,27 @@ func before(phase int32) string {
 
 // describeTLS is "" for an error that has nothing to do with TLS.
 func describeTLS(err error, host string) string {
-	var (
-		name    x509.HostnameError
-		unknown x509.UnknownAuthorityError
-		invalid x509.CertificateInvalidError
-		verify  *tls.CertificateVerificationError
-		record  tls.RecordHeaderError
-		alert   tls.AlertError
-	)
-	switch {
-	case errors.As(err, &name):
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
 		return "the receiver's certificate is not for the host name " + host
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		if invalid.Cert != nil && time.Now().Before(invalid.Cert.NotBefore) {
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "the receiver's certificate is not signed by an authority that is trusted here (egress.ca_file adds one)"
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired && invalid.Cert != nil {
+		if time.Now().Before(invalid.Cert.NotBefore) {
 			return "the receiver's certificate is not valid before " + invalid.Cert.NotBefore.UTC().Format(time.RFC3339)
 		}
-		if invalid.Cert != nil {
-			return "the receiver's certificate expired at " + invalid.Cert.NotAfter.UTC().Format(time.RFC3339)
-		}
-		return "the receiver's certificate has expired"
-	case errors.As(err, &unknown):
-		return "the receiver's certificate is not signed by an authority that is trusted here (egress.ca_file adds one)"
-	case errors.As(err, &invalid), errors.As(err, &verify):
+		return "the receiver's certificate expired at " + invalid.Cert.NotAfter.UTC().Format(time.RFC3339)
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "the receiver's certificate is not acceptable"
-	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok || errors.Is(err, http.ErrSchemeMismatch) {
 		return "the receiver does not speak TLS on this port (the callback URL begins with https)"
-	case errors.As(err, &alert):
-		// The names of RFC 8446 section 6, which crypto/tls puts behind its own prefix.
-		return "the receiver refused the TLS handshake: " + strings.TrimPrefix(alert.Error(), "tls: ")
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		// An alert: its Err prints one of the names of RFC 8446, section 6, behind a prefix.
+		return "the receiver refused the TLS handshake: " + strings.TrimPrefix(op.Err.Error(), "tls: ")
 	}
 	return ""
 }

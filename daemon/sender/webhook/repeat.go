@@ -3,7 +3,6 @@ package webhook
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"syscall"
 	"time"
@@ -30,8 +29,7 @@ func neverArrived(ctx context.Context, _ *http.Response, err error) (bool, error
 	if !ok || !x.reused.Load() || x.phase.Load() != phaseAnswer {
 		return false, nil
 	}
-	var n net.Error
-	return !errors.As(err, &n) || !n.Timeout(), nil
+	return !isTimeout(err), nil
 }
 
 // repeatWait is how long to wait before a request is sent again: not at all for the first time, since
