@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"herald/daemon/client"
@@ -30,8 +31,8 @@ type Streams struct {
 
 // Getenv returns the last value of a variable in Environ, or "".
 func (s Streams) Getenv(name string) string {
-	for i := len(s.Environ) - 1; i >= 0; i-- {
-		if key, value, ok := strings.Cut(s.Environ[i], "="); ok && key == name {
+	for _, e := range slices.Backward(s.Environ) {
+		if key, value, ok := strings.Cut(e, "="); ok && key == name {
 			return value
 		}
 	}
@@ -121,11 +122,11 @@ func explain(err error) string {
 		return "interrupted"
 	}
 	if list, ok := errors.AsType[config.Errors](err); ok {
-		text := "the configuration has problems:"
+		lines := []string{"the configuration has problems:"}
 		for _, e := range list {
-			text += "\n  " + position(e)
+			lines = append(lines, position(e))
 		}
-		return text
+		return strings.Join(lines, "\n  ")
 	}
 	if e, ok := errors.AsType[*client.UnreachableError](err); ok {
 		if errors.Is(err, os.ErrPermission) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -50,9 +51,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.status >= 400 {
 		w.Header().Set("Content-Type", "application/problem+json")
 	}
-	for k, v := range a.header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), a.header)
 	w.WriteHeader(a.status)
 	_, _ = io.WriteString(w, a.answer)
 }
@@ -158,7 +157,7 @@ func TestErrorsSayWhatNext(t *testing.T) {
 	closed := httptest.NewServer(nil)
 	closed.Close()
 	file := filepath.Join(dir, "bad.yaml")
-	if err := os.WriteFile(file, []byte("listen:\n  adress: x\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("listen:\n  lisetn: x\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	list := func(r Remote) func(Streams) error {
@@ -175,9 +174,9 @@ func TestErrorsSayWhatNext(t *testing.T) {
 		{"no daemon at the URL", []string{"HERALD_TOKEN=x"}, list(Remote{URL: closed.URL}), 1, []string{"no daemon answers at " + closed.URL, "is it running"}},
 		{"no token", []string{"HERALD_URL=http://127.0.0.1:1"}, list(Remote{}), 2, []string{"HERALD_TOKEN", "herald token create"}},
 		{"bad URL", []string{"HERALD_TOKEN=x"}, list(Remote{URL: "nonsense"}), 2, []string{"http://"}},
-		{"bad configuration", nil, list(Remote{Config: file}), 2, []string{file + ":2:", "adress"}},
+		{"bad configuration", nil, list(Remote{Config: file}), 2, []string{file + ":2:", "lisetn"}},
 		{"no configuration", nil, list(Remote{Config: dir + "/none.yaml"}), 2, []string{"none.yaml"}},
-		{"unknown variable", []string{"HERALD_LISTEN_ADRESS=x"}, list(Remote{}), 2, []string{"HERALD_LISTEN_ADRESS"}},
+		{"unknown variable", []string{"HERALD_LISETN_ADDRESS=x"}, list(Remote{}), 2, []string{"HERALD_LISETN_ADDRESS"}},
 		{"401", remote(t, problem(401)), list(Remote{}), 1, []string{"the detail (401)", "HERALD_TOKEN", "scopes: are wrong"}},
 		{"403", remote(t, problem(403)), list(Remote{}), 1, []string{"the detail (403)", "herald token create --scope"}},
 		{"503", remote(t, busy), list(Remote{}), 1, []string{"the detail (503)", "try again in 7s"}},

@@ -115,13 +115,15 @@ func TestCalls(t *testing.T) {
 			"replace account",
 			func(c *Client) (any, error) { return c.ReplaceAccount(ctx, "a1", "N", true) },
 			seen{"PUT", "/accounts/a1", "application/json", "", `{"name":"N","suspended":true}`},
-			`{"id":"a1","name":"N","suspended":true}`, Account{ID: "a1", Name: "N", Suspended: true},
+			`{"id":"a1","name":"N","suspended":true}`,
+			Account{ID: "a1", Name: "N", Suspended: true},
 		},
 		{
 			"resource",
 			func(c *Client) (any, error) { return c.Resource(ctx, "project", "p/1") },
 			seen{"GET", "/resources/project/p%2F1", "", "", ""},
-			`{"type":"project","id":"p/1"}`, Resource{Type: "project", ID: "p/1"},
+			`{"type":"project","id":"p/1"}`,
+			Resource{Type: "project", ID: "p/1"},
 		},
 		{
 			"delete account",
@@ -679,6 +681,7 @@ func TestContextEndsCall(t *testing.T) {
 	})
 	t.Cleanup(func() { close(release) })
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	n := 0
 	var last error
 	for _, err := range c.Tokens(ctx) {

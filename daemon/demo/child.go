@@ -119,7 +119,7 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 		return last == nil, nil
 	})
 	if err != nil && last != nil && ctx.Err() != nil {
-		return fmt.Errorf("wait until the daemon is ready: %w (last answer: %v)", ctx.Err(), last)
+		return fmt.Errorf("wait until the daemon is ready: %w; its last answer: %w", ctx.Err(), last)
 	}
 	return err
 }

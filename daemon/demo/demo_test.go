@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 // play runs the demo on the stand-in.
-func play(t *testing.T, ctx context.Context, c Command, fault string) (string, error) {
+func play(ctx context.Context, t *testing.T, c Command, fault string) (string, error) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts processes and waits for retries: not with -short")
@@ -66,7 +66,7 @@ func play(t *testing.T, ctx context.Context, c Command, fault string) (string, e
 
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	out, err := play(t, t.Context(), Command{}, "")
+	out, err := play(t.Context(), t, Command{}, "")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -118,7 +118,7 @@ func TestDemoNoticesFaults(t *testing.T) {
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
-			out, err := play(t, t.Context(), Command{limit: 12 * time.Second}, fault)
+			out, err := play(t.Context(), t, Command{limit: 12 * time.Second}, fault)
 			e, ok := errors.AsType[*StepError](err)
 			if !ok || e.Number != step {
 				t.Errorf("got %v, want a failure of step %d\n%s", err, step, out)
@@ -135,7 +135,7 @@ func TestDemoNoticesFaults(t *testing.T) {
 
 func TestDemoNoticesABadStop(t *testing.T) {
 	t.Parallel()
-	if out, err := play(t, t.Context(), Command{}, "stops badly"); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+	if out, err := play(t.Context(), t, Command{}, "stops badly"); err == nil || !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("got %v, want the exit status of the daemon\n%s", err, out)
 	}
 }
@@ -218,7 +218,7 @@ func TestDemoInterrupted(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if out, err := play(t, ctx, Command{}, ""); !errors.Is(err, context.Canceled) {
+	if out, err := play(ctx, t, Command{}, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

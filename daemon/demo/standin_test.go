@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -197,9 +198,7 @@ func (s *standIn) routes(admin bool) http.Handler {
 		secret := "hrld_" + rand.Text()
 		s.state.Tokens[secret] = in
 		out := map[string]any{"token": secret}
-		for k, v := range in {
-			out[k] = v
-		}
+		maps.Copy(out, in)
 		answer(w, 200, out)
 	})
 	handle("DELETE /tokens/{id}", func(w http.ResponseWriter, r *http.Request) {
