@@ -111,16 +111,25 @@ func TestRunCountsExactly(t *testing.T) {
 
 func TestRunReportsTheDaemonsEnd(t *testing.T) {
 	t.Parallel()
-	for fault, want := range map[string]string{
-		"start":  "the data directory is cursed",
-		"die":    "last words of the daemon",
-		"broken": "the disk is gone",
+	for fault, test := range map[string]struct {
+		want   string
+		events string
+	}{
+		"start":  {"the data directory is cursed", "500"},
+		"die":    {"last words of the daemon", "500"},
+		"broken": {"the disk is gone", "500"},
+		// It has answered everything by then: its end must be noticed without waiting out the time of grace.
+		"vanish": {"last words of the daemon", "40"},
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
-			r, err := measured(t, fault, "--events", "500", "--no-ceilings")
-			if r != nil || err == nil || !strings.Contains(err.Error(), want) {
+			begin := time.Now()
+			r, err := measured(t, fault, "--events", test.events, "--no-ceilings", "--grace", "20s")
+			if r != nil || err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("error %v, report %+v", err, r)
+			}
+			if time.Since(begin) > 15*time.Second {
+				t.Errorf("noticed after %v", time.Since(begin))
 			}
 			if fault != "broken" && !errors.Is(err, errEnded) {
 				t.Errorf("error %v, want %v", err, errEnded)
@@ -243,6 +252,9 @@ func TestRunKeeps(t *testing.T) {
 	kept, ok := strings.CutPrefix(strings.TrimSpace(notes.String()), "kept: ")
 	if st, err := os.Stat(filepath.Join(kept, "herald.yaml")); !ok || err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%q: %v", notes.String(), err)
+	}
+	if _, err := os.Stat(filepath.Join(kept, "data", "ended")); err != nil {
+		t.Errorf("the daemon was not left to end in order: %v", err)
 	}
 	for _, want := range []string{"events/s", "deliveries/s", "p99", "CPU µs/event", "commits/s", "lost", "duplicated", "one each 10 ms"} {
 		if !strings.Contains(out.String(), want) {

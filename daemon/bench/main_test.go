@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,10 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	// The stand-in refuses the daemon's own variables, so every test shows that they are kept from it.
+	if err := os.Setenv("HERALD_LOG_LEVEL", "debug"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }
@@ -153,7 +158,9 @@ func (s *standIn) Run(ctx context.Context) error {
 		_ = srv.Close()
 	}
 	wg.Wait()
-	return nil
+	// Ending takes its time, as the daemon's does; what is left tells that it was given.
+	time.Sleep(100 * time.Millisecond)
+	return os.WriteFile(filepath.Join(config.DataDir, "ended"), nil, 0o600)
 }
 
 func (s *standIn) subscribe(w http.ResponseWriter, r *http.Request) {
@@ -206,6 +213,8 @@ func (s *standIn) publish(ctx context.Context, w http.ResponseWriter, r *http.Re
 	case s.fault == "die" && n > 20:
 		fmt.Fprintln(os.Stderr, "last words of the daemon")
 		os.Exit(7)
+	case s.fault == "vanish" && n == 60:
+		time.AfterFunc(100*time.Millisecond, func() { panic("last words of the daemon") })
 	case s.fault == "short" && n > 20:
 		w.WriteHeader(http.StatusAccepted)
 		fmt.Fprint(w, `[]`)
@@ -237,7 +246,7 @@ func (s *standIn) deliver(ctx context.Context, e standInEvent) {
 	for _, t := range targets {
 		times := 1
 		switch n := s.pushes.Add(1); {
-		case s.fault == "lose" && n == 30:
+		case s.fault == "lose" && n == 30, s.fault == "vanish" && n > 50:
 			times = 0
 		case s.fault == "repeat" && n%10 == 0:
 			times = 2
