@@ -41,21 +41,21 @@ const (
 // Command is `herald bench`: its fields are the flags. A Command made without a command line needs its
 // fields set as Validate describes; the defaults in the tags are the parser's.
 type Command struct {
-	Events   int64         `help:"Events to send." default:"20000" placeholder:"N"`
+	Events   int64         `help:"Events to send." default:"20000"`
 	Duration time.Duration `help:"Send for this long instead of a number of events." placeholder:"DURATION"`
-	WarmUp   int64         `help:"Events sent, and awaited, before the measurement begins." default:"1000" placeholder:"N"`
+	WarmUp   int64         `help:"Events sent, and awaited, before the measurement begins." default:"1000"`
 
-	Size      int     `help:"Size of an event's data in bytes." default:"1024" placeholder:"BYTES"`
-	FanOut    int     `help:"Subscriptions, and receivers, for each event." default:"1" placeholder:"N"`
-	Producers int     `help:"Connections that post events." default:"64" placeholder:"N"`
-	Batch     int     `help:"Events in one request." default:"1" placeholder:"N"`
-	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes." default:"0" placeholder:"N"`
+	Size      int     `help:"Size of an event's data in bytes." default:"1024"`
+	FanOut    int     `help:"Subscriptions, and receivers, for each event." default:"1"`
+	Producers int     `help:"Connections that post events." default:"64"`
+	Batch     int     `help:"Events in one request." default:"1"`
+	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes." default:"0"`
 	IDs       bool    `name:"ids" help:"Give the events ids instead of taking the daemon's."`
 
-	ReceiverLatency time.Duration `help:"How long a receiver takes to answer." default:"0s" placeholder:"DURATION"`
-	Failing         float64       `help:"Share of the receivers that answer 500 (0 to 1)." default:"0" placeholder:"SHARE"`
-	Hanging         float64       `help:"Share of the receivers that never answer (0 to 1)." default:"0" placeholder:"SHARE"`
-	Grace           time.Duration `help:"How long nothing may arrive until what is missing counts as lost." default:"30s" placeholder:"DURATION"`
+	ReceiverLatency time.Duration `help:"How long a receiver takes to answer." default:"0s"`
+	Failing         float64       `help:"Share of the receivers that answer 500 (0 to 1)." default:"0"`
+	Hanging         float64       `help:"Share of the receivers that never answer (0 to 1)." default:"0"`
+	Grace           time.Duration `help:"How long nothing may arrive until what is missing counts as lost." default:"30s"`
 
 	Dir        string `help:"Directory in which the temporary data directory is made: the disk that is measured." type:"path" placeholder:"DIR"`
 	Keep       bool   `help:"Keep the temporary directory and print its path."`
@@ -114,7 +114,19 @@ func (c *Command) Validate() error {
 	if c.CPUProfile != "" && c.Duration == 0 {
 		bad("--cpuprofile needs --duration")
 	}
-	return errors.Join(errs...)
+	return sentence(errs)
+}
+
+// sentence joins errors on one line; it is nil for none.
+func sentence(errs []error) error {
+	texts := make([]string, len(errs))
+	for i, err := range errs {
+		texts[i] = err.Error()
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(texts, "; "))
 }
 
 // usageError marks flags that are out of their limits, for the exit code.

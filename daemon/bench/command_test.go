@@ -300,7 +300,7 @@ func TestValidate(t *testing.T) {
 	}
 	c := good
 	c.Size, c.Batch = 0, 0
-	if err := c.Validate(); err == nil || strings.Count(err.Error(), "\n") != 1 {
+	if err := c.Validate(); err == nil || strings.Count(err.Error(), "; ") != 1 {
 		t.Errorf("not all errors at once: %v", err)
 	}
 }
