@@ -1,0 +1,211 @@
+package boltqueue
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"herald/queue"
+)
+
+// entry is one attempt in the log.
+type entry struct {
+	seq     uint64
+	lane    uint32
+	attempt queue.Attempt
+}
+
+// maxErrorText is how much of Outcome.Error is kept, in bytes.
+const maxErrorText = 512
+
+// The classes as they stand on disk.
+var classCodes = [...]queue.Class{
+	1: queue.ClassDelivered, 2: queue.ClassRetry, 3: queue.ClassRejected, 4: queue.ClassGone, 5: queue.ClassMisconfigured,
+}
+
+func classCode(c queue.Class) byte {
+	return byte(max(slices.Index(classCodes[1:], c), -1) + 1)
+}
+
+// appendEntries encodes the attempts of one commit and one event segment: first the fixed parts, then the
+// texts, so that looking for one delivery does not touch the texts of the others.
+func appendEntries(dst []byte, entries []entry) []byte {
+	start := len(dst)
+	dst = append(dst, recordVersion, 0, 0, 0, 0)
+	dst = binary.AppendUvarint(dst, uint64(len(entries)))
+	lastSeq, lastMs := uint64(0), int64(0)
+	for i := range entries {
+		e := &entries[i]
+		ms := e.attempt.StartedAt.UnixMilli()
+		dst = binary.AppendVarint(dst, int64(e.seq-lastSeq))
+		dst = binary.AppendUvarint(dst, uint64(e.lane))
+		dst = binary.AppendUvarint(dst, uint64(e.attempt.Number))
+		dst = binary.AppendVarint(dst, ms-lastMs)
+		dst = binary.AppendUvarint(dst, uint64(max(e.attempt.Duration, 0)/time.Microsecond))
+		dst = append(dst, classCode(e.attempt.Class))
+		dst = binary.AppendUvarint(dst, uint64(max(e.attempt.Status, 0)))
+		dst = binary.AppendUvarint(dst, uint64(len(e.attempt.Error)))
+		dst = binary.AppendUvarint(dst, uint64(len(e.attempt.Response)))
+		lastSeq, lastMs = e.seq, ms
+	}
+	big.PutUint32(dst[start+1:], uint32(len(dst)-start-5))
+	for i := range entries {
+		dst = append(dst, entries[i].attempt.Error...)
+		dst = append(dst, entries[i].attempt.Response...)
+	}
+	return dst
+}
+
+// readEntries calls fn for each attempt of a block that want selects. What fn gets is copied.
+func readEntries(value []byte, want func(seq uint64, lane uint32) bool, fn func(entry)) error {
+	d := decoder{b: value}
+	d.version()
+	raw := d.bytes(4)
+	if d.err != nil {
+		return d.err
+	}
+	header := d.bytes(int(big.Uint32(raw)))
+	texts := d
+	d = decoder{b: header, err: d.err}
+	var seq uint64
+	var ms int64
+	for range d.count() {
+		seq += uint64(d.varint())
+		e := entry{seq: seq, lane: uint32(d.number(math.MaxUint32))}
+		e.attempt.Number = int(d.number(math.MaxInt32))
+		ms += d.varint()
+		e.attempt.StartedAt = timeOf(ms)
+		e.attempt.Duration = time.Duration(d.number(math.MaxInt64/1000)) * time.Microsecond
+		if c := d.byte(); int(c) < len(classCodes) {
+			e.attempt.Class = classCodes[c]
+		} else {
+			d.fail("unknown class")
+		}
+		e.attempt.Status = int(d.number(math.MaxInt32))
+		text := texts.bytes(int(d.number(maxErrorText)))
+		response := texts.bytes(int(d.number(queue.MaxResponse)))
+		if d.err != nil || texts.err != nil {
+			break
+		}
+		if want(e.seq, e.lane) {
+			e.attempt.Error = string(text)
+			if len(response) > 0 {
+				e.attempt.Response = slices.Clone(response)
+			}
+			fn(e)
+		}
+	}
+	if err := d.end(); err != nil {
+		return err
+	}
+	return texts.end()
+}
+
+// trimAttempt returns the attempt as it is recorded.
+func trimAttempt(a queue.Attempt, number int) queue.Attempt {
+	a.Number = number
+	a.StartedAt = a.StartedAt.UTC().Truncate(time.Millisecond)
+	a.Duration = max(a.Duration, 0).Truncate(time.Microsecond)
+	a.Status = max(a.Status, 0)
+	if len(a.Error) > maxErrorText {
+		cut := maxErrorText
+		for cut > 0 && a.Error[cut]&0xC0 == 0x80 { // not within a character
+			cut--
+		}
+		a.Error = a.Error[:cut]
+	}
+	if len(a.Response) > queue.MaxResponse {
+		a.Response = a.Response[:queue.MaxResponse]
+	}
+	return a
+}
+
+// putEntries writes the attempts of a commit, one block for each segment of their events.
+func putEntries(tx *bolt.Tx, entries []entry, segmentOf func(seq uint64) uint64, buffer []byte) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(entries, func(a, b entry) int {
+		switch {
+		case a.seq < b.seq:
+			return -1
+		case a.seq > b.seq:
+			return 1
+		}
+		return int(a.attempt.Number) - int(b.attempt.Number)
+	})
+	root := tx.Bucket(bucketAtt)
+	commit, err := root.NextSequence()
+	if err != nil {
+		return err
+	}
+	key := key64(commit)
+	for i := 0; i < len(entries); {
+		segment := segmentOf(entries[i].seq)
+		last := entries[i].attempt.StartedAt.UnixMilli()
+		j := i + 1
+		for j < len(entries) && segmentOf(entries[j].seq) == segment {
+			last = max(last, entries[j].attempt.StartedAt.UnixMilli())
+			j++
+		}
+		b, err := root.CreateBucketIfNotExists(key64(segment))
+		if err != nil {
+			return err
+		}
+		at := len(buffer)
+		buffer = appendEntries(buffer, entries[i:j])
+		if err := putPacked(b, key, buffer[at:len(buffer):len(buffer)]); err != nil {
+			return err
+		}
+		// The bucket's own counter keeps the time of its last attempt.
+		if last > int64(b.Sequence()) {
+			if err := b.SetSequence(uint64(last)); err != nil {
+				return err
+			}
+		}
+		i = j
+	}
+	return nil
+}
+
+// attemptsOf reads the attempts of one delivery in pages, oldest first.
+func (q *Queue) attemptsOf(seq uint64, lane uint32) ([]queue.Attempt, error) {
+	var list []queue.Attempt
+	var from []byte
+	for more := true; more; {
+		err := q.db.View(func(tx *bolt.Tx) error {
+			more = false
+			root := tx.Bucket(bucketAtt)
+			name, _ := floor(root.Cursor(), key64(seq))
+			if name == nil {
+				return nil
+			}
+			b := root.Bucket(name)
+			c := b.Cursor()
+			started := time.Now()
+			k, v := c.Seek(from)
+			for ; k != nil; k, v = c.Next() {
+				if time.Since(started) > viewBudget {
+					from, more = slices.Clone(k), true
+					return nil
+				}
+				err := readEntries(packedValue(b, k, v),
+					func(s uint64, l uint32) bool { return s == seq && l == lane },
+					func(e entry) { list = append(list, e.attempt) })
+				if err != nil {
+					return fmt.Errorf("attempts %d of segment %d: %w", big.Uint64(k), big.Uint64(name), err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(list, func(a, b queue.Attempt) int { return a.Number - b.Number })
+	return list, nil
+}

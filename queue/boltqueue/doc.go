@@ -1,0 +1,2 @@
+// Package boltqueue is the queue engine that ships with Herald: queue.Queue on one bbolt file.
+package boltqueue

@@ -1,0 +1,74 @@
+package boltqueue
+
+import (
+	"encoding/binary"
+	"math"
+
+	"herald/queue"
+)
+
+// A fate is what became of a delivery that left the first-attempt stage in any way but the usual
+// one, which is to be delivered by its one attempt and needs no record at all.
+type fate struct {
+	state    fateState
+	attempts int
+	// retries is how many waits of the schedule were used.
+	retries int
+	// at is when a retrying delivery is due, or when another came to its end, in milliseconds.
+	at     int64
+	reason string
+}
+
+type fateState byte
+
+// The values stand on disk.
+const (
+	fateRetrying  fateState = 1
+	fateDelivered fateState = 2
+	fateDead      fateState = 3
+	fateDiscarded fateState = 4
+)
+
+func (s fateState) state() queue.State {
+	switch s {
+	case fateRetrying:
+		return queue.StateRetrying
+	case fateDead:
+		return queue.StateDead
+	case fateDiscarded:
+		return queue.StateDiscarded
+	case fateDelivered:
+	}
+	return queue.StateDelivered
+}
+
+func (f fate) encode() []byte {
+	b := append(make([]byte, 0, 24+len(f.reason)), recordVersion, byte(f.state))
+	b = binary.AppendUvarint(b, uint64(f.attempts))
+	b = binary.AppendUvarint(b, uint64(f.retries))
+	b = binary.AppendUvarint(b, uint64(f.at))
+	return append(b, f.reason...)
+}
+
+func decodeFate(b []byte) (fate, error) {
+	d := decoder{b: b}
+	d.version()
+	f := fate{state: fateState(d.byte())}
+	if f.state < fateRetrying || f.state > fateDiscarded {
+		d.fail("unknown state")
+	}
+	f.attempts = int(d.number(math.MaxInt32))
+	f.retries = int(d.number(math.MaxInt32))
+	f.at = int64(d.number(math.MaxInt64))
+	f.reason = string(d.b)
+	if d.err != nil {
+		return fate{}, d.err
+	}
+	return f, nil
+}
+
+// indexed says whether a finished fate stands in died: dead ones do, and those whose segment is gone, so
+// that they are found when their time is over.
+func (f fate) indexed(orphan bool) bool {
+	return f.state == fateDead || orphan && f.state != fateRetrying
+}

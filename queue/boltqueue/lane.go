@@ -1,0 +1,346 @@
+package boltqueue
+
+import (
+	"cmp"
+	"container/heap"
+	"slices"
+
+	"herald/queue"
+)
+
+// Bounds of what a lane holds in memory.
+const (
+	// windowLimit is how many first attempts of a lane are in memory; windowLow is when more are loaded.
+	windowLimit = 1024
+	windowLow   = 256
+	// windowLeast is how many a lane may load though all windows together are full.
+	windowLeast = 16
+	// windowsLimit bounds all windows together, in references of 16 bytes.
+	windowsLimit = 1 << 20
+	// retryLimit is how many of a lane's nearest retries are in memory.
+	retryLimit = 128
+)
+
+// ref is a first attempt to be made.
+type ref struct {
+	seq     uint64
+	ordinal uint32
+}
+
+// retryRef is a retry to be made.
+type retryRef struct {
+	due int64 // milliseconds
+	seq uint64
+}
+
+// share is how many of a lane's first attempts in a segment are on disk only.
+type share struct {
+	segment *segment
+	count   uint32
+}
+
+// lane is one receiver's part of the queue. Its members are guarded by Queue.mu, but number and id, which
+// never change.
+type lane struct {
+	number  uint32
+	id      queue.Lane
+	dropped bool
+	// lastUse is the newest event that names a dropped lane; its number is forgotten when no event
+	// up to it is left.
+	lastUse uint64
+
+	window []ref // window[head:], ascending
+	head   int
+	// shares lists what is beyond the window, ascending; cursor is the first event that may be there.
+	shares []share
+	cursor uint64
+
+	retries []retryRef // the nearest, ascending
+	// moreRetries: there are later ones on disk.
+	moreRetries bool
+	// retryVersion counts changes, so that a page read meanwhile is not taken for the truth.
+	retryVersion uint64
+	// notBefore spreads overdue retries after a crash; milliseconds.
+	notBefore int64
+	// freshTurn: the next claim is a first attempt, if there is one.
+	freshTurn bool
+
+	// pending counts first attempts that are not leased, retrying and dead count records on disk.
+	pending, retrying, dead int64
+	// leasedRetries counts leases of retries.
+	leasedRetries int64
+	// oldestDied is the earliest entry in died, in milliseconds, or later; 0 when there is none.
+	oldestDied int64
+
+	ready   bool // in Queue.ready
+	aside   bool // no room; waits for Wake
+	hungry  bool // in Queue.hungry
+	heapAt  int  // position in Queue.timers + 1; 0 when not in it
+	heapDue int64
+	// allowance is what is left of the room of claim number round.
+	round     uint64
+	allowance int
+}
+
+// The record of a lane: version, flags, id. Every lane that was not dropped has been given deliveries.
+const flagDropped = 1
+
+func encodeLane(id queue.Lane, dropped bool) []byte {
+	var flags byte
+	if dropped {
+		flags |= flagDropped
+	}
+	return append([]byte{recordVersion, flags}, id[:]...)
+}
+
+func decodeLane(b []byte) (id queue.Lane, dropped bool, err error) {
+	d := decoder{b: b}
+	d.version()
+	flags := d.byte()
+	copy(id[:], d.bytes(len(id)))
+	if flags&^flagDropped != 0 {
+		d.fail("unknown flags")
+	}
+	return id, flags&flagDropped != 0, d.end()
+}
+
+func (l *lane) windowLen() int { return len(l.window) - l.head }
+
+// dueAt returns when the lane's next retry in memory is due, in milliseconds.
+func (l *lane) dueAt() (int64, bool) {
+	if len(l.retries) == 0 {
+		return 0, false
+	}
+	return max(l.retries[0].due, l.notBefore), true
+}
+
+func (l *lane) pop(q *Queue) ref {
+	r := l.window[l.head]
+	l.head++
+	q.windows--
+	switch {
+	case l.head == len(l.window):
+		l.head = 0
+		if cap(l.window) > 64 {
+			l.window = nil
+		} else {
+			l.window = l.window[:0]
+		}
+	case l.head >= 512 && l.head*2 >= len(l.window):
+		l.window = append(l.window[:0], l.window[l.head:]...)
+		l.head = 0
+	}
+	return r
+}
+
+// giveBack puts a first attempt back where it belongs.
+func (l *lane) giveBack(q *Queue, r ref) {
+	if l.head > 0 {
+		l.head--
+	} else {
+		l.window = append(l.window, ref{})
+		copy(l.window[1:], l.window)
+	}
+	q.windows++
+	at := l.head
+	for at+1 < len(l.window) && l.window[at+1].seq < r.seq {
+		l.window[at] = l.window[at+1]
+		at++
+	}
+	l.window[at] = r
+}
+
+// mayLoad says how many references the lane may take into its window.
+func (l *lane) mayLoad(q *Queue) int {
+	limit := windowLimit
+	if q.windows >= windowsLimit {
+		limit = windowLeast
+	}
+	return limit - l.windowLen()
+}
+
+// add takes a new delivery: into the window when nothing is before it on disk only, and there is room.
+func (l *lane) add(q *Queue, s *segment, r ref) {
+	l.addPending(q, 1)
+	if len(l.shares) == 0 && l.mayLoad(q) > 0 {
+		l.window = append(l.window, r)
+		q.windows++
+		l.cursor = r.seq + 1
+		return
+	}
+	if n := len(l.shares); n > 0 && l.shares[n-1].segment == s {
+		l.shares[n-1].count++
+		return
+	}
+	l.shares = append(l.shares, share{s, 1})
+}
+
+// insertRetry takes a retry into the nearest, or leaves it to the disk.
+func (l *lane) insertRetry(r retryRef) {
+	at, found := slices.BinarySearchFunc(l.retries, r, compareRetries)
+	if found {
+		return
+	}
+	if at == len(l.retries) && l.moreRetries {
+		return // what is on disk may be due before it
+	}
+	l.retries = slices.Insert(l.retries, at, r)
+	if len(l.retries) > retryLimit {
+		l.retries = l.retries[:retryLimit]
+		l.moreRetries = true
+	}
+}
+
+func (l *lane) removeRetry(r retryRef) {
+	if at, found := slices.BinarySearchFunc(l.retries, r, compareRetries); found {
+		l.retries = slices.Delete(l.retries, at, at+1)
+	}
+}
+
+func compareRetries(a, b retryRef) int {
+	return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.seq, b.seq))
+}
+
+// addPending and addRetrying keep the lane's counts, and the queue's, which leave dropped lanes out.
+func (l *lane) addPending(q *Queue, n int64) {
+	l.pending += n
+	if !l.dropped {
+		q.pending += n
+	}
+}
+
+func (l *lane) addRetrying(q *Queue, n int64) {
+	l.retrying += n
+	if !l.dropped {
+		q.retrying += n
+	}
+}
+
+func (l *lane) addLeasedRetries(q *Queue, n int64) {
+	l.leasedRetries += n
+	if !l.dropped {
+		q.leasedRetries += n
+	}
+}
+
+// release frees what a dropped lane holds.
+func (l *lane) release(q *Queue) {
+	q.windows -= l.windowLen()
+	l.window, l.head, l.shares = nil, 0, nil
+	l.retries, l.moreRetries = nil, false
+	l.retryVersion++
+}
+
+// place puts the lane where its state belongs: among the ready ones, the timers, the hungry, or nowhere. It
+// is called after every change. The lock is held.
+func (q *Queue) place(l *lane, nowMs int64) {
+	if l.dropped || l.aside {
+		q.untimer(l)
+		return // a ready one is passed over when its turn comes
+	}
+	if !l.hungry && (len(l.shares) > 0 && l.windowLen() < windowLow && l.mayLoad(q) > 0 || l.moreRetries && len(l.retries) == 0) {
+		l.hungry = true
+		q.hungry = append(q.hungry, l)
+		q.feed.rouse()
+	}
+	due, timed := l.dueAt()
+	switch {
+	case l.windowLen() > 0 || timed && due <= nowMs:
+		q.untimer(l)
+		if !l.ready {
+			l.ready = true
+			q.ready.push(l)
+			q.work.rouse()
+		}
+	case timed:
+		q.timer(l, due)
+	default:
+		q.untimer(l)
+	}
+}
+
+func (q *Queue) timer(l *lane, due int64) {
+	switch {
+	case l.heapAt == 0:
+		l.heapDue = due
+		heap.Push(&q.timers, l)
+	case l.heapDue != due:
+		l.heapDue = due
+		heap.Fix(&q.timers, l.heapAt-1)
+	default:
+		return
+	}
+	if q.timers[0] == l {
+		q.work.rouse() // whoever waits for the first timer has to look again
+	}
+}
+
+func (q *Queue) untimer(l *lane) {
+	if l.heapAt != 0 {
+		heap.Remove(&q.timers, l.heapAt-1)
+	}
+}
+
+// timerHeap orders lanes by their next retry.
+type timerHeap []*lane
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].heapDue < h[j].heapDue }
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heapAt, h[j].heapAt = i+1, j+1
+}
+
+// Push implements heap.Interface.
+func (h *timerHeap) Push(x any) {
+	l := x.(*lane)
+	*h = append(*h, l)
+	l.heapAt = len(*h)
+}
+
+// Pop implements heap.Interface.
+func (h *timerHeap) Pop() any {
+	old := *h
+	l := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	l.heapAt = 0
+	return l
+}
+
+// laneRing is a first-in-first-out list.
+type laneRing struct {
+	lanes []*lane
+	head  int
+}
+
+func (r *laneRing) len() int { return len(r.lanes) - r.head }
+
+func (r *laneRing) push(l *lane) {
+	if r.head > 64 && r.head*2 >= len(r.lanes) {
+		n := copy(r.lanes, r.lanes[r.head:])
+		clear(r.lanes[n:])
+		r.lanes, r.head = r.lanes[:n], 0
+	}
+	r.lanes = append(r.lanes, l)
+}
+
+func (r *laneRing) pop() *lane {
+	l := r.lanes[r.head]
+	r.lanes[r.head] = nil
+	r.head++
+	if r.head == len(r.lanes) {
+		r.lanes, r.head = r.lanes[:0], 0
+	}
+	return l
+}
+
+// signal is a one-slot wake-up.
+type signal chan struct{}
+
+func (s signal) rouse() {
+	select {
+	case s <- struct{}{}:
+	default:
+	}
+}
