@@ -278,19 +278,20 @@ func (d *Dispatcher) claim(ctx context.Context) error {
 		}
 		var err error
 		claims, err = d.queue.Claim(ctx, limit, d.room, claims[:0])
-		if err == nil && ctx.Err() == nil {
+		stopped := ctx.Err() != nil
+		if err == nil && !stopped {
 			d.assign(claims)
 			clear(claims) // they hold events, which may be large
 			continue
 		}
 		d.assign(nil)
 		d.giveBack(returnedShutdown, claims)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		default:
-			return fmt.Errorf("claim deliveries: %w", err)
+		if stopped {
+			err = nil // it says no more than that
+		} else {
+			err = fmt.Errorf("claim deliveries: %w", err)
 		}
+		return err
 	}
 }
 

@@ -323,7 +323,7 @@ func TestDeleted(t *testing.T) {
 		}
 		b.q.dropErr = nil
 		b.q.mu.Unlock()
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		b.q.done(t, 3)
 		if b.q.dropped[nth(1)] != 1 || len(c.times()) != 0 {
@@ -357,7 +357,7 @@ func TestFailingStore(t *testing.T) {
 		if n := strings.Count(b.log.String(), "operation failed"); n != 2 {
 			t.Errorf("%d lines for a failure of %v, want one in %v", n, 10*storeDelay, complainEvery)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		b.q.done(t, 10)
 		for _, it := range b.q.items {
@@ -538,7 +538,7 @@ func TestConcurrency(t *testing.T) {
 			if now, most := g.of(nth(1)); now == 0 || most != c.want {
 				t.Errorf("%+v: at most %d at once, %d still", c, most, now)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			b.q.done(t, b.workers+100+n)
 		})

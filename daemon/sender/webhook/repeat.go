@@ -18,18 +18,18 @@ const maxRepeats = 2
 // to it. It cannot be told from a receiver that read the request and then died; but sent again the push
 // has the same webhook-id, as it would have after the next wait of the schedule. A new connection
 // that breaks is no such race, and is left to the schedule.
-func neverArrived(ctx context.Context, _ *http.Response, err error) (bool, error) {
-	if err == nil || ctx.Err() != nil {
-		return false, nil
-	}
+func neverArrived(err error, x *exchange) bool {
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return true, nil
+		return true
 	}
+	return x.reused.Load() && x.phase.Load() == phaseAnswer && !isTimeout(err)
+}
+
+// checkRetry is neverArrived in the form retryablehttp asks for.
+func checkRetry(ctx context.Context, _ *http.Response, err error) (bool, error) {
 	x, ok := ctx.Value(exchangeKey{}).(*exchange)
-	if !ok || !x.reused.Load() || x.phase.Load() != phaseAnswer {
-		return false, nil
-	}
-	return !isTimeout(err), nil
+	again := err != nil && ctx.Err() == nil && ok && neverArrived(err, x)
+	return again, nil
 }
 
 // repeatWait is how long to wait before a request is sent again: not at all for the first time, since

@@ -85,7 +85,7 @@ func New(o Options) (*Sender, error) {
 				},
 			},
 			RetryMax:     maxRepeats,
-			CheckRetry:   neverArrived,
+			CheckRetry:   checkRetry,
 			Backoff:      repeatWait,
 			ErrorHandler: retryablehttp.PassthroughErrorHandler,
 		},
@@ -130,7 +130,7 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 	resp, err := s.client.Do(req)
 	if err != nil {
 		if resp != nil && resp.Body != nil {
-			resp.Body.Close() //nolint:errcheck // an answer that comes with an error is of no use
+			_ = resp.Body.Close() // an answer that comes with an error is of no use
 		}
 		out.Class = queue.ClassRetry
 		out.Error = describe(err, x, req.URL.Hostname(), time.Since(started))
@@ -218,12 +218,13 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 // body reads and closes the body, up to MaxBody and for no longer than bodyPatience, and returns its
 // beginning. A body that ended is what lets the connection be used again.
 func (s *Sender) body(resp *http.Response) []byte {
-	defer resp.Body.Close()
+	// A body that fails to close has told all it had to tell.
+	defer func() { _ = resp.Body.Close() }()
 	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
 		return nil
 	}
 	// Closing is what makes a Read return that waits for the receiver.
-	patience := time.AfterFunc(bodyPatience, func() { resp.Body.Close() })
+	patience := time.AfterFunc(bodyPatience, func() { _ = resp.Body.Close() })
 	defer patience.Stop()
 	buf := s.scratch.Get().(*[2 * queue.MaxResponse]byte)
 	defer s.scratch.Put(buf)
