@@ -340,7 +340,9 @@ func (r *run) newLoad(book *ledger, base int64) *load {
 // sample is what is read before and after the measured phase.
 type sample struct {
 	daemon  usage
+	at      time.Time
 	self    time.Duration // processor time of generator and receivers
+	machine time.Duration // and of everything on the machine
 	commits int64
 	pushes  [3]int64
 }
@@ -353,7 +355,10 @@ func (r *run) sample(ctx context.Context) (s sample, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.self = self.CPU
+	s.self, s.at = self.CPU, time.Now()
+	if s.machine, err = machineBusy("/proc"); err != nil {
+		return s, err
+	}
 	for kind := range s.pushes {
 		s.pushes[kind] = r.rs.sum(behaviour(kind), func(r *receiver) *atomic.Int64 { return &r.pushes })
 	}

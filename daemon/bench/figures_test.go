@@ -59,6 +59,27 @@ func TestUsage(t *testing.T) {
 	}
 }
 
+func TestMachineBusy(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]time.Duration{
+		"cpu  100 20 30 9999 8888 4 5 6 70 8\ncpu0 1 1 1 1 1 1 1 1 1 1\n": 1650 * time.Millisecond,
+		"cpu  100 20 30 9999\n":                   -1,
+		"cpu0 100 20 30 9999 8888 4 5 6 70 8\n":   -1,
+		"cpu  100 20 30 9999 8888 4 5 six 70 8\n": -1,
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "stat"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := machineBusy(dir); got != want || (err == nil) != (want >= 0) {
+			t.Errorf("%q: %v, %v", text, got, err)
+		}
+	}
+	if got, err := machineBusy(t.TempDir()); got != -1 || err != nil {
+		t.Errorf("without the file: %v, %v", got, err)
+	}
+}
+
 func TestSumMetric(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]struct {
@@ -156,11 +177,12 @@ func TestReportArithmetic(t *testing.T) {
 		wall: 500 * time.Millisecond,
 		before: sample{
 			daemon: usage{CPU: time.Second, Written: 1000, DiskBytes: 0, RSS: 1, PeakRSS: 2}, self: time.Second, commits: 10,
-			pushes: [3]int64{5, 5, 5},
+			pushes: [3]int64{5, 5, 5}, machine: time.Minute, at: time.Unix(100, 0),
 		},
 		after: sample{
 			daemon: usage{CPU: time.Second + 10*time.Millisecond, Written: 201000, DiskBytes: 409600, RSS: 1 << 20, PeakRSS: 3 << 20},
 			self:   time.Second + 2*time.Millisecond, commits: 60, pushes: [3]int64{105, 85, 25},
+			machine: time.Minute + 512*time.Millisecond, at: time.Unix(101, 0),
 		},
 		busyCommits: 50, busyTime: 500 * time.Millisecond, receivers: rs,
 	})
@@ -177,8 +199,9 @@ func TestReportArithmetic(t *testing.T) {
 		"events each":  {*r.Daemon.EventsPerCommit, 2},
 		"load":         {*r.LoadCPUPerEvent, 20},
 		"peak":         {float64(*r.Daemon.PeakRSS), 3 << 20},
-		"failing":      {float64(r.Failing.Pushes), 80},
-		"hanging":      {float64(r.Hanging.Pushes), 20},
+		"failing":      {float64(r.Failing.Pushes), 85},
+		"hanging":      {float64(r.Hanging.Pushes), 25},
+		"others":       {*r.OthersCores, 0.5},
 		"refused":      {float64(r.Refused), 5},
 		"requests":     {float64(r.Requests), 100},
 		"verified":     {float64(r.Verified), 3},
@@ -197,9 +220,9 @@ func TestReportArithmetic(t *testing.T) {
 	unknown.setIdle(unknownUsage)
 	unknown.account(outcome{
 		load: &load{}, book: newLedger(0, 1, time.Now()), receivers: rs,
-		before: sample{daemon: unknownUsage, self: -1, commits: -1}, after: sample{daemon: unknownUsage, self: -1, commits: -1}, busyCommits: -1,
+		before: sample{daemon: unknownUsage, self: -1, machine: -1, commits: -1}, after: sample{daemon: unknownUsage, self: -1, machine: -1, commits: -1}, busyCommits: -1,
 	})
-	if unknown.Daemon != (Daemon{}) || unknown.LoadCPUPerEvent != nil {
+	if unknown.Daemon != (Daemon{}) || unknown.LoadCPUPerEvent != nil || unknown.OthersCores != nil {
 		t.Errorf("figures from nowhere: %+v", unknown.Daemon)
 	}
 	var out strings.Builder

@@ -49,6 +49,36 @@ func usageOf(root string, pid int) (usage, error) {
 	return u, nil
 }
 
+// machineBusy reads how long all processors together have been busy since the start of the system, time
+// taken by the host included; below zero where root has no such file.
+func machineBusy(root string) (time.Duration, error) {
+	b, err := os.ReadFile(filepath.Join(root, "stat"))
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
+		return -1, nil
+	case err != nil:
+		return -1, err
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	f := strings.Fields(line)
+	if len(f) < 9 || f[0] != "cpu" {
+		return -1, errors.New("stat: no sum of the processors")
+	}
+	var ticks int64
+	for i, s := range f[1:9] {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return -1, fmt.Errorf("stat: %w", err)
+		}
+		// The fourth and fifth of proc_stat(5) are idle and waiting for a disk; the guests' after the
+		// eighth are part of the first two.
+		if i != 3 && i != 4 {
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * clockTick, nil
+}
+
 // parseStat reads user and system time, fields 14 and 15 of proc_pid_stat(5). The command name, field 2,
 // stands in parentheses and may itself hold blanks and parentheses.
 func parseStat(b []byte, u *usage) error {

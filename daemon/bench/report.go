@@ -38,6 +38,10 @@ type Report struct {
 	// LoadCPUPerEvent is what generator and receivers cost, in microseconds.
 	LoadCPUPerEvent *float64 `json:"loadCPUPerEvent,omitempty"`
 
+	// OthersCores is how many processors other programs and the host took meanwhile: with much of it, the
+	// rates and latencies say little.
+	OthersCores *float64 `json:"othersCores,omitempty"`
+
 	Lost          int64 `json:"lost"`          // deliveries of acknowledged events that never arrived
 	LostEvents    int64 `json:"lostEvents"`    // the events these belong to
 	Duplicated    int64 `json:"duplicated"`    // arrivals beyond the first
@@ -111,7 +115,7 @@ type Daemon struct {
 	EventsPerCommit  *float64 `json:"eventsPerCommit,omitempty"`
 }
 
-// Unhealthy is what receivers of one bad kind got.
+// Unhealthy is what receivers of one bad kind got, the warm-up included.
 type Unhealthy struct {
 	Receivers int   `json:"receivers"`
 	Pushes    int64 `json:"pushes"`
@@ -224,6 +228,13 @@ func (r *Report) account(o outcome) {
 	}
 	r.LoadCPUPerEvent = per(int64(o.before.self), int64(o.after.self), events*micro)
 
+	if took := o.after.at.Sub(o.before.at); took > 0 && o.before.machine >= 0 && o.after.machine >= 0 && b.CPU >= 0 && e.CPU >= 0 {
+		// The clock ticks of the three sums do not fall together, so a quiet machine may come out below zero.
+		others := max(o.after.machine-o.before.machine-(e.CPU-b.CPU)-(o.after.self-o.before.self), 0)
+		cores := others.Seconds() / took.Seconds()
+		r.OthersCores = &cores
+	}
+
 	r.Lost, r.LostEvents, r.Duplicated = a.Lost, a.LostEvents, a.Duplicated
 	r.Misidentified, r.Strays = a.Misidentified, o.book.strays.Load()
 	for _, c := range []struct {
@@ -243,10 +254,10 @@ func (r *Report) account(o outcome) {
 		counts[rc.behaviour]++
 	}
 	if counts[failing] > 0 {
-		r.Failing = &Unhealthy{counts[failing], pushes[failing]}
+		r.Failing = &Unhealthy{counts[failing], o.after.pushes[failing]}
 	}
 	if counts[hanging] > 0 {
-		r.Hanging = &Unhealthy{counts[hanging], pushes[hanging]}
+		r.Hanging = &Unhealthy{counts[hanging], o.after.pushes[hanging]}
 	}
 }
 
@@ -305,6 +316,7 @@ func (r *Report) writeTable(w io.Writer) error {
 	d := r.Daemon
 	row("CPU µs/event", optional(d.CPUPerEvent, 1), fmt.Sprintf("%s processors busy; load and receivers %s µs/event", optional(d.Cores, 2), optional(r.LoadCPUPerEvent, 1)))
 	row("CPU µs/delivery", optional(d.CPUPerDelivery, 1))
+	row("others", optional(r.OthersCores, 2), "processors taken by other programs and the host meanwhile")
 	row("memory, MiB", mebibytes(d.PeakRSS), fmt.Sprintf("resident at the peak; %s before the load", mebibytes(d.IdleRSS)))
 	row("bytes/event", optional(d.DiskPerEvent, 0), fmt.Sprintf("to the disk; %s in write calls with sockets", optional(d.WrittenPerEvent, 0)))
 	row("commits/s", optional(d.CommitsPerSecond, 0), optional(d.EventsPerCommit, 1)+" events each")
