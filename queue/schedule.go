@@ -17,7 +17,7 @@ type Schedule struct {
 // Limits of a schedule given as a list.
 const (
 	// MaxRetries is how many waits a schedule may have.
-	MaxRetries = 100
+	MaxRetries = 50
 	// MinWait and MaxWait bound each wait.
 	MinWait = time.Second
 	MaxWait = 30 * 24 * time.Hour

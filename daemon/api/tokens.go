@@ -88,7 +88,7 @@ func (a *API) createToken(c *call) error {
 		return err
 	}
 	var secret string
-	t.ID, secret = newToken()
+	t.ID, secret = NewToken()
 	t.Hash = sha256.Sum256([]byte(secret))
 	if err := a.store.CreateToken(c.r.Context(), t); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
@@ -102,8 +102,8 @@ func (a *API) createToken(c *call) error {
 	return c.answer(http.StatusOK, v)
 }
 
-// newToken makes the id of a token and its secret: 256 random bits, so that its plain hash may be kept.
-func newToken() (id, secret string) {
+// NewToken makes the id of an access token and its secret: 256 random bits, so that its plain hash may be kept.
+func NewToken() (id, secret string) {
 	var b [48]byte
 	_, _ = rand.Read(b[:]) // documented never to fail: the process ends first
 	return "tok_" + lowerHex32(b[:16]), "hrld_" + base64.RawURLEncoding.EncodeToString(b[16:])

@@ -1,0 +1,246 @@
+// Package daemon is the composition root: it builds Herald from a configuration, serves, reloads and
+// drains, and owns every goroutine that lives as long as the process.
+//
+// It promises an order. Starting: the files are locked and opened, the addresses bound, and only then is
+// anything served. Stopping: not ready, no new requests, no new attempts, those under way are given
+// their time, everything is settled and synced, the files are closed. A crash at any moment is safe;
+// the order only spares receivers repeats.
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"herald/daemon/api"
+	"herald/daemon/config"
+	"herald/daemon/dispatch"
+	"herald/daemon/egress"
+	"herald/daemon/sender/webhook"
+	"herald/queue"
+	"herald/queue/boltqueue"
+	"herald/store"
+	"herald/store/boltkit"
+	"herald/store/boltstore"
+)
+
+// Options are what a daemon is built from.
+type Options struct {
+	// Config is required and must not change afterwards.
+	Config *config.Config
+	// Environ is the environment for the defaults of paths, as os.Environ returns it.
+	Environ []string
+	// Version is told to receivers and in the metrics.
+	Version string
+	// Logger gets the daemon's log; nil discards it.
+	Logger *slog.Logger
+	// Level is the level of Logger, changed by a reload; may be nil.
+	Level *slog.LevelVar
+	// Announce gets the few lines meant for the person who starts Herald: the addresses and, at the
+	// first start, the admin token. Nil discards them.
+	Announce io.Writer
+}
+
+// Daemon is one running Herald.
+type Daemon struct {
+	o      Options
+	logger *slog.Logger
+
+	store      *boltstore.Store
+	queue      *boltqueue.Queue
+	dispatcher *dispatch.Dispatcher
+	api        *api.API
+	closers    []func() error // undone last in, first out
+
+	addr      net.Addr
+	adminAddr net.Addr
+	servers   []server
+	phase     atomic.Int32
+
+	reload sync.Mutex
+	config *config.Config // guarded by reload
+}
+
+// server is an HTTP server with the listener it will serve.
+type server struct {
+	name     string
+	http     *http.Server
+	listener net.Listener
+}
+
+// The phases of a daemon's life, for readiness.
+const (
+	starting int32 = iota
+	serving
+	draining
+)
+
+// New opens the files, binds the addresses and builds everything; it serves nothing yet. Run has to
+// follow, or Close. An *ExitError says that starting again without a change is no use.
+func New(ctx context.Context, o Options) (_ *Daemon, err error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Announce == nil {
+		o.Announce = io.Discard
+	}
+	d := &Daemon{o: o, logger: o.Logger, config: o.Config}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	if err := d.openFiles(registry); err != nil {
+		return nil, err
+	}
+	if err := d.build(registry); err != nil {
+		return nil, err
+	}
+	if err := d.listen(ctx); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func buildInfo(version string) prometheus.Collector {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "herald_build_info",
+		Help:        "Always 1; the label tells the version.",
+		ConstLabels: prometheus.Labels{"version": version},
+	})
+	g.Set(1)
+	return g
+}
+
+// openFiles makes the data directory and opens the two files in it. The store comes first: its lock
+// is what keeps a second daemon out.
+func (d *Daemon) openFiles(registry *prometheus.Registry) error {
+	c := d.o.Config
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return &ExitError{ExitUsage, fmt.Errorf("make the data directory: %w", err)}
+	}
+	storePath := filepath.Join(c.DataDir, "store.db")
+	key, err := boltstore.KeyFor(c.SecretsKeyFile(d.o.Environ), storePath)
+	if err != nil {
+		return &ExitError{ExitUsage, err}
+	}
+	d.store, err = boltstore.Open(boltstore.Options{
+		Path: storePath, Key: key, Logger: d.logger.With("part", "store"), Registerer: registry,
+	})
+	if err != nil {
+		return openError(c.DataDir, err)
+	}
+	d.closers = append(d.closers, d.store.Close)
+	d.queue, err = boltqueue.Open(boltqueue.Options{
+		Path: filepath.Join(c.DataDir, "queue.db"), Retention: retention(c),
+		Logger: d.logger.With("part", "queue"), Registerer: registry,
+	})
+	if err != nil {
+		return openError(c.DataDir, err)
+	}
+	d.closers = append(d.closers, d.queue.Close)
+	return nil
+}
+
+// openError says what to do about a file that cannot be opened. All of these need a person.
+func openError(dir string, err error) error {
+	if errors.Is(err, boltkit.ErrLocked) {
+		err = fmt.Errorf("the data directory %s is in use by another herald; stop that one, or name another directory with data_dir", dir)
+	}
+	return &ExitError{ExitUsage, err}
+}
+
+func retention(c *config.Config) queue.Retention {
+	return queue.Retention{
+		Events: c.Retention.Events, Attempts: c.Retention.Attempts, Dead: c.Retention.Dead, MaxBytes: int64(c.Retention.MaxBytes),
+	}
+}
+
+// build makes the parts above the files and ties them together.
+func (d *Daemon) build(registry *prometheus.Registry) error {
+	c := d.o.Config
+	var err error
+	way, err := egress.New(egress.Options{
+		AllowNetworks: c.Egress.AllowNetworks, DenyNetworks: c.Egress.DenyNetworks, HTTPSOnly: c.Egress.HTTPSOnly,
+		Proxy: c.Egress.Proxy.Reveal(), CAFile: c.Egress.CAFile,
+		// As many as can be under way: a connection that is not kept costs the next push a new one.
+		MaxIdleConns: c.Delivery.Workers, MaxIdleConnsPerHost: c.Delivery.Workers,
+	})
+	if err != nil {
+		return &ExitError{ExitUsage, err}
+	}
+	transport := way.Transport()
+	d.closers = append(d.closers, func() error { transport.CloseIdleConnections(); return nil })
+	sender, err := webhook.New(webhook.Options{
+		Transport: transport, UserAgent: "Herald/" + d.o.Version, Logger: d.logger.With("part", "webhook"),
+	})
+	if err != nil {
+		return err
+	}
+	policy, err := deliveryPolicy(c)
+	if err != nil {
+		return &ExitError{ExitUsage, err}
+	}
+	d.dispatcher, err = dispatch.New(dispatch.Options{
+		Queue: d.queue, Store: d.store, Sender: sender, Workers: c.Delivery.Workers, Defaults: policy,
+		Grace: c.ShutdownTimeout, Logger: d.logger.With("part", "dispatch"), Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
+	settings, err := apiSettings(c)
+	if err != nil {
+		return &ExitError{ExitUsage, err}
+	}
+	d.api, err = api.New(api.Options{
+		Store: d.store, Queue: d.queue, Settings: settings, Version: d.o.Version,
+		CheckURL:   way.CheckURL,
+		Changed:    func(id store.SubscriptionID) { d.dispatcher.Changed(queue.Lane(id)) },
+		Ready:      d.ready,
+		Logger:     d.logger.With("part", "api"),
+		Registerer: registry, Gatherer: registry,
+	})
+	return err
+}
+
+// deliveryPolicy is the policy of subscriptions that do not set their own.
+func deliveryPolicy(c *config.Config) (dispatch.Defaults, error) {
+	schedule, err := queue.ParseSchedule(c.Delivery.RetrySchedule.String())
+	if err != nil {
+		return dispatch.Defaults{}, fmt.Errorf("delivery.retry_schedule: %w", err)
+	}
+	return dispatch.Defaults{
+		Timeout: c.Delivery.Timeout, Schedule: schedule, Jitter: c.Delivery.Jitter, MaxConcurrency: c.Delivery.MaxConcurrency,
+	}, nil
+}
+
+// apiSettings are the limits of the API.
+func apiSettings(c *config.Config) (api.Settings, error) {
+	token, err := c.ResolveAdminToken()
+	if err != nil {
+		return api.Settings{}, err
+	}
+	s := api.Settings{
+		BodyBytes: int64(c.Limits.BodyBytes), PayloadBytes: int64(c.Limits.PayloadBytes), RatePerToken: c.Limits.RatePerToken,
+		MaxSubscriptionsPerAccount: c.Subscriptions.MaxPerAccount, AdminMoved: c.Admin.Address != "",
+	}
+	if token != "" {
+		s.AdminToken = sha256.Sum256([]byte(token.Reveal()))
+	}
+	return s, nil
+}

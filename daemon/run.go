@@ -1,0 +1,274 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"sync"
+	"time"
+
+	"herald/daemon/api"
+	"herald/store"
+)
+
+// listen binds every address, so that a taken port is found before anything is promised.
+func (d *Daemon) listen(ctx context.Context) error {
+	c := d.o.Config
+	l, err := listenTCP(ctx, c.Listen.Address, c.Listen.TLS)
+	if err != nil {
+		return err
+	}
+	d.addr = l.Addr()
+	d.serve("api", l, d.api.Handler())
+	socket, err := listenSocket(ctx, c.SocketPath(d.o.Environ), d.logger)
+	if err != nil {
+		return err
+	}
+	d.serve("socket", socket, d.api.SocketHandler())
+	if c.Admin.Address == "" {
+		return nil
+	}
+	a, err := listenTCP(ctx, c.Admin.Address, c.Listen.TLS)
+	if err != nil {
+		return err
+	}
+	d.adminAddr = a.Addr()
+	d.serve("admin", a, adminHandler(d.api))
+	return nil
+}
+
+// serve registers a server; Run starts it.
+func (d *Daemon) serve(name string, l net.Listener, h http.Handler) {
+	d.servers = append(d.servers, server{name, NewServer(h, d.logger), l})
+	d.closers = append(d.closers, func() error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+}
+
+// adminHandler adds the profiles of the Go runtime to metrics and health.
+func adminHandler(a *api.API) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", a.AdminHandler())
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// Addr returns the address the API listens on.
+func (d *Daemon) Addr() net.Addr { return d.addr }
+
+// AdminAddr returns the address of the admin listener, or nil when there is none.
+func (d *Daemon) AdminAddr() net.Addr { return d.adminAddr }
+
+// ready says why the daemon is not ready, or nil. The API adds what store and queue have to say.
+func (d *Daemon) ready() error {
+	switch d.phase.Load() {
+	case starting:
+		return errors.New("starting")
+	case draining:
+		return errors.New("shutting down")
+	}
+	return nil
+}
+
+// Run serves until the context ends and then drains: not ready, no new requests, no new attempts, those
+// under way are given the configured time, what happened is settled and synced, the files are closed. It
+// returns nil after a clean stop. An error means that something failed for good, such as a commit;
+// what was acknowledged is safe, and a new start goes on from there. Run is called once.
+func (d *Daemon) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, d.Close()) }()
+
+	// Each part has a context of its own, ended in the order of the drain, and reports its end here.
+	failed := make(chan error, 3+len(d.servers))
+	engines := newPart(failed)
+	engines.start("store", d.store.Run)
+	engines.start("queue", d.queue.Run)
+	dispatcher := newPart(failed)
+	servers := newPart(failed)
+	stopServers := func() {}
+
+	err = d.prepare(ctx)
+	if err == nil {
+		dispatcher.start("dispatcher", d.dispatcher.Run)
+		for _, s := range d.servers {
+			servers.start(s.name, func(context.Context) error {
+				if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+					return fmt.Errorf("serve %s: %w", s.name, err)
+				}
+				return nil
+			})
+		}
+		stopServers = d.shutdownServers
+		d.phase.Store(serving)
+		d.announce()
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		}
+	}
+
+	d.phase.Store(draining)
+	if err == nil {
+		d.logger.Info("shutting down")
+	}
+	stopServers()
+	servers.stop()
+	dispatcher.stop()
+	engines.stop()
+	close(failed)
+	for e := range failed {
+		err = errors.Join(err, e)
+	}
+	if err == nil {
+		d.logger.Info("stopped")
+	}
+	return err
+}
+
+// shutdownServers stops accepting connections and lets requests under way finish. The limit is the
+// same as for attempts; what takes longer was not acknowledged and is cut off.
+func (d *Daemon) shutdownServers() {
+	ctx, cancel := context.WithTimeout(context.Background(), d.shutdownTimeout())
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, s := range d.servers {
+		wg.Go(func() {
+			if err := s.http.Shutdown(ctx); err != nil {
+				_ = s.http.Close()
+				d.logger.Warn("requests cut off by the shutdown", "server", s.name)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (d *Daemon) shutdownTimeout() time.Duration {
+	d.reload.Lock()
+	defer d.reload.Unlock()
+	return d.config.ShutdownTimeout
+}
+
+// Close releases what New took, last in, first out. Run does it by itself.
+func (d *Daemon) Close() error {
+	var errs []error
+	for len(d.closers) > 0 {
+		last := len(d.closers) - 1
+		errs = append(errs, d.closers[last]())
+		d.closers = d.closers[:last]
+	}
+	return errors.Join(errs...)
+}
+
+// part is a group of goroutines that are stopped and waited for together.
+type part struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	failed chan<- error
+}
+
+func newPart(failed chan<- error) *part {
+	p := &part{failed: failed}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// start runs f until the part is stopped; an error of f is reported.
+func (p *part) start(name string, f func(context.Context) error) {
+	p.wg.Go(func() {
+		if err := f(p.ctx); err != nil {
+			p.failed <- fmt.Errorf("%s: %w", name, err)
+		}
+	})
+}
+
+func (p *part) stop() {
+	p.cancel()
+	p.wg.Wait()
+}
+
+// prepare does what needs the engines running but comes before the first request and attempt.
+func (d *Daemon) prepare(ctx context.Context) error {
+	<-d.queue.Started() // its Run has been started
+	if err := d.dropOrphans(ctx); err != nil {
+		return err
+	}
+	return d.firstToken(ctx)
+}
+
+// dropOrphans repeats the second half of deleting a subscription for those whose deletion a crash cut
+// in two: the store forgot them, the queue did not. The queue's own lanes are the list to go by.
+func (d *Daemon) dropOrphans(ctx context.Context) error {
+	lanes, err := d.queue.Lanes(ctx)
+	if err != nil {
+		return fmt.Errorf("list lanes: %w", err)
+	}
+	for _, lane := range lanes {
+		_, err := d.store.Subscription(ctx, store.SubscriptionID(lane))
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("read subscription: %w", err)
+		}
+		if err := d.queue.DropLane(ctx, lane); err != nil {
+			return fmt.Errorf("drop the lane of a deleted subscription: %w", err)
+		}
+		d.logger.Info("deliveries of a deleted subscription dropped", "subscription", store.SubscriptionID(lane).String())
+	}
+	return nil
+}
+
+// firstToken mints an admin token when nobody could get in otherwise: there is no token at all and none
+// is configured. It is shown once, to the person who starts Herald, and never logged.
+func (d *Daemon) firstToken(ctx context.Context) error {
+	fixed, err := d.o.Config.ResolveAdminToken()
+	if err != nil {
+		return &ExitError{ExitUsage, err}
+	}
+	if fixed != "" {
+		return nil
+	}
+	tokens, err := d.store.Tokens(ctx, "", "", 1)
+	if err != nil {
+		return fmt.Errorf("look for tokens: %w", err)
+	}
+	if len(tokens) > 0 {
+		return nil
+	}
+	id, secret := api.NewToken()
+	err = d.store.CreateToken(ctx, store.Token{
+		ID: id, AccountID: store.DefaultAccount, Name: "first start", Scopes: []store.Scope{store.ScopeAdmin},
+		Hash: sha256.Sum256([]byte(secret)), CreatedAt: time.Now().UTC(),
+	})
+	if err != nil {
+		return fmt.Errorf("store the admin token: %w", err)
+	}
+	_, err = fmt.Fprintf(d.o.Announce, `
+First start: this admin token is shown once and stored only as a hash. Keep it.
+
+    %s
+
+`, secret)
+	return err
+}
+
+func (d *Daemon) announce() {
+	c := d.o.Config
+	attrs := []any{"version", d.o.Version, "address", d.addr.String(), "socket", c.SocketPath(d.o.Environ), "data_dir", c.DataDir}
+	if d.adminAddr != nil {
+		attrs = append(attrs, "admin_address", d.adminAddr.String())
+	}
+	d.logger.Info("serving", append(attrs, "pid", os.Getpid())...)
+}

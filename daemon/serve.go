@@ -1,0 +1,148 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"herald/daemon/config"
+)
+
+// ServeOptions are the command line of `herald serve`.
+type ServeOptions struct {
+	// ConfigPath is the configuration file; "" for the defaults and the environment.
+	ConfigPath string
+	// Version is the version of the program.
+	Version string
+	// Stdout gets the lines for the person who starts Herald, Stderr the log.
+	Stdout, Stderr io.Writer
+}
+
+// gcPercent lets the heap grow to five times what is live before it is collected: the live heap is
+// a few megabytes, and collecting it less often is worth several percent of the processor. GOGC
+// overrides it, and GOMEMLIMIT bounds it.
+const gcPercent = 400
+
+// Serve runs Herald as a process until ctx ends or a signal says so. SIGTERM and SIGINT drain; a second
+// one exits at once, which is safe. SIGHUP reloads the configuration, or refuses with the reason.
+// It returns nil after a clean stop; an *ExitError decides the exit code, every other error is 1.
+func Serve(ctx context.Context, o ServeOptions) error {
+	c, err := config.Load(o.ConfigPath, os.Environ())
+	if err != nil {
+		return &ExitError{ExitUsage, err}
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	level := new(slog.LevelVar)
+	level.Set(logLevel(c))
+	logger := newLogger(c.Log.Format, level, o.Stderr)
+	for _, w := range c.Warnings() {
+		logger.Warn("configuration", "warning", w)
+	}
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan os.Signal, 2)
+	signal.Notify(stop, syscall.SIGTERM, os.Interrupt)
+	defer signal.Stop(stop)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	d, err := New(ctx, Options{
+		Config: c, Environ: os.Environ(), Version: o.Version, Logger: logger, Level: level, Announce: o.Stdout,
+	})
+	if err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		stopping := false
+		for {
+			select {
+			case <-done:
+				return
+			case s := <-stop:
+				if stopping {
+					logger.Warn("second signal, exiting at once", "signal", s.String())
+					os.Exit(ExitFailed)
+				}
+				stopping = true
+				logger.Info("signal received", "signal", s.String())
+				cancel()
+			case <-hangup:
+				d.Reload(o.ConfigPath, os.Environ())
+			}
+		}
+	})
+	err = d.Run(ctx)
+	close(done)
+	wg.Wait()
+	return err
+}
+
+func logLevel(c *config.Config) slog.Level {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(c.Log.Level)); err != nil {
+		return slog.LevelInfo // a validated configuration has no other
+	}
+	return l
+}
+
+func newLogger(format string, level slog.Leveler, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// Reload reads the configuration again and applies it, all or nothing: a file that does not validate, or
+// that changes something only a restart can change, is refused with the reason in the log, and
+// everything stays as it was.
+func (d *Daemon) Reload(path string, environ []string) {
+	if err := d.tryReload(path, environ); err != nil {
+		d.logger.Error("reload refused, nothing has changed", "reason", err)
+		return
+	}
+	d.logger.Info("configuration reloaded")
+}
+
+func (d *Daemon) tryReload(path string, environ []string) error {
+	c, err := config.Load(path, environ)
+	if err != nil {
+		return err
+	}
+	d.reload.Lock()
+	defer d.reload.Unlock()
+	if keys := config.NeedsRestart(d.config, c); len(keys) > 0 {
+		return fmt.Errorf("only a restart can change %v", keys)
+	}
+	policy, err := deliveryPolicy(c)
+	if err != nil {
+		return err
+	}
+	settings, err := apiSettings(c)
+	if err != nil {
+		return err
+	}
+	// Everything that can fail has been done; from here on it is applied.
+	if err := errors.Join(d.dispatcher.Configure(policy), d.api.Configure(settings)); err != nil {
+		return err
+	}
+	d.queue.Configure(retention(c))
+	if d.o.Level != nil {
+		d.o.Level.Set(logLevel(c))
+	}
+	d.config = c
+	return nil
+}
