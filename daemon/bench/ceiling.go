@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -16,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"herald/daemon"
 )
 
 const (
@@ -44,14 +47,7 @@ func (IngestCommand) Run(ctx context.Context, stdout, _ io.Writer) error {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /events", discard)
-	srv := &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       time.Minute,
-		WriteTimeout:      5 * time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-	}
+	srv := daemon.NewServer(mux, slog.New(slog.DiscardHandler))
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	if _, err := fmt.Fprintln(stdout, l.Addr()); err != nil {
