@@ -266,6 +266,7 @@ func (r *run) measure(ctx context.Context) (*Report, error) {
 
 // path measures the whole path through a daemon of its own, which has ended when it returns.
 func (r *run) path(ctx context.Context, report *Report) (err error) {
+	outer := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r.progress.say("starting the daemon")
@@ -274,7 +275,13 @@ func (r *run) path(ctx context.Context, report *Report) (err error) {
 	}
 	defer r.server.stop()
 	defer func() {
-		if err != nil {
+		switch {
+		case err == nil:
+		case outer.Err() != nil:
+			// The end of the daemon is then a consequence, or has the same cause: an interrupt from a terminal
+			// goes to both.
+			err = context.Cause(outer)
+		default:
 			err = r.server.child.explain(err)
 		}
 	}()

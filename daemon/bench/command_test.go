@@ -233,7 +233,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	var out bytes.Buffer
-	if err := c.Run(ctx, &out, &out); !errors.Is(err, context.DeadlineExceeded) {
+	if err := c.Run(ctx, &out, &out); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errEnded) {
 		t.Errorf("error %v", err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
