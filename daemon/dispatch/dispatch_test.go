@@ -212,6 +212,53 @@ func TestGone(t *testing.T) {
 	})
 }
 
+// Once the receiver is gone, an attempt that was about to start does not.
+func TestNothingStartsAfterGone(t *testing.T) {
+	t.Parallel()
+	var warm atomic.Bool
+	var read, goOn chan struct{}
+	var c calls
+	send := c.wrap(func(ctx context.Context, sub *store.Subscription, p queue.Push) queue.Outcome {
+		if warm.Load() {
+			return delivered(ctx, sub, p)
+		}
+		<-read
+		return queue.Outcome{Class: queue.ClassGone, Status: 410}
+	})
+	warm.Store(true)
+	synctest.Test(t, func(t *testing.T) {
+		read, goOn = make(chan struct{}), make(chan struct{})
+		b := newBench(t, Options{Sender: send})
+		go func() { b.ended <- b.Run(t.Context()) }()
+		synctest.Wait()
+		b.subscribe(nth(1))
+		b.warm(t, nth(1))
+		before := len(c.times())
+		warm.Store(false)
+		reads := 0
+		b.s.mu.Lock()
+		b.s.afterRead = func(*store.Subscription) {
+			b.s.mu.Lock()
+			reads++
+			second := reads == 2
+			b.s.mu.Unlock()
+			if second {
+				close(read)
+				<-goOn
+			}
+		}
+		b.s.mu.Unlock()
+		b.q.add(nth(1), 2)
+		synctest.Wait()
+		close(goOn)
+		synctest.Wait()
+		if n := len(c.times()) - before; n != 1 {
+			t.Errorf("%d attempts were made, want 1", n)
+		}
+		b.stop(t)
+	})
+}
+
 // A 410 says nothing about an address that the owner has set since, or about what the owner stopped.
 func TestGoneOfAnotherAddress(t *testing.T) {
 	t.Parallel()
