@@ -15,14 +15,16 @@ import (
 	"testing"
 )
 
-// collect reads a list to its end or its first error.
+// collect reads a list to its end or its first error; one that does not end is an error too.
 func collect[T any](list iter.Seq2[T, error]) ([]T, error) {
 	var all []T
 	for v, err := range list {
 		if err != nil {
 			return all, err
 		}
-		all = append(all, v)
+		if all = append(all, v); len(all) > 1000 {
+			return all[:0], errors.New("the list does not end")
+		}
 	}
 	return all, nil
 }
