@@ -112,7 +112,7 @@ func (s *Store) UpdateAccount(ctx context.Context, id string, update func(*store
 		if err := guard(update, &a); err != nil {
 			return nil, err
 		}
-		a.ID = id
+		// The id is the key, whatever became of it in a.
 		value := encodeAccount(&a)
 		if stored, err = decodeAccount([]byte(id), value); err != nil {
 			return nil, err

@@ -61,8 +61,7 @@ func (s *Store) do(ctx context.Context, c *change) error {
 		}
 		<-c.done // it is being committed: milliseconds
 	}
-	var p *panicError
-	if errors.As(c.err, &p) {
+	if p, ok := errors.AsType[*panicError](c.err); ok {
 		panic(p) // of the caller's own function, so it goes to the caller
 	}
 	return c.err

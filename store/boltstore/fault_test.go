@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"herald/store"
 	"herald/store/boltkit"
 )
@@ -239,15 +241,18 @@ func TestRefusedChangesShareACommit(t *testing.T) {
 			go func() { errs[i] = fn(); done <- struct{}{} }()
 			synctest.Wait() // so that they are handed in in this order
 		}
-		commits := commitsOf(t, s)
+		commits, changes := testutil.ToFloat64(s.metrics.commits), testutil.ToFloat64(s.metrics.changes)
 		d.gate.Store(nil)
 		close(gate)
 		must(t, <-blocker)
 		for range errs {
 			<-done
 		}
-		if n := commitsOf(t, s) - commits; n != 2 {
+		if n := testutil.ToFloat64(s.metrics.commits) - commits; n != 2 {
 			t.Errorf("%v commits, want the blocker's and one for all", n)
+		}
+		if n := testutil.ToFloat64(s.metrics.changes) - changes; n != 4 {
+			t.Errorf("%v changes, want the blocker's and three that were not refused", n)
 		}
 		for i, want := range []error{nil, store.ErrLimit, store.ErrExists, nil, nil, store.ErrNotFound} {
 			if !errors.Is(errs[i], want) {

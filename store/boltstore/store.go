@@ -115,7 +115,7 @@ const (
 
 var _ store.Store = (*Store)(nil)
 
-// Open opens the store, or creates it, and reads what it keeps in memory: a tenth of a second for
+// Open opens the store, or creates it, and reads what it keeps in memory: a third of a second for
 // 100,000 subscriptions. It starts nothing.
 //
 // Errors: ErrKey, ErrKeyMissing, ErrNewer, boltkit.ErrLocked, boltkit.ErrDamaged, boltkit.ErrForeign,

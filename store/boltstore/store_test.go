@@ -472,8 +472,32 @@ func TestCacheTakesNothingOld(t *testing.T) {
 	}
 }
 
-// commitsOf returns how many commits became durable.
-func commitsOf(t *testing.T, s *live) float64 {
-	t.Helper()
-	return testutil.ToFloat64(s.metrics.commits)
+// A long list is read in several short transactions, so that it holds up no writer.
+func TestListsAreReadInPages(t *testing.T) {
+	t.Parallel()
+	s := start(t, Options{})
+	rs := make([]store.Resource, 2*pageRecords+1)
+	for i := range rs {
+		rs[i] = store.Resource{ResourceKey: store.ResourceKey{Type: "project", ID: fmt.Sprintf("%05d", i)}}
+	}
+	must(t, s.PutResources(ctx, store.DefaultAccount, rs))
+	seen := make(map[*bolt.Tx]int)
+	must(t, s.scan(ctx, of(bucketResource, store.DefaultAccount), nil, nil, 0, func(tx *bolt.Tx, _, _ []byte) error {
+		seen[tx]++
+		return nil
+	}))
+	if len(seen) != 3 {
+		t.Errorf("read in %d transactions, want 3", len(seen))
+	}
+	// One that ends with its context does so between pages.
+	ended, cancel := context.WithCancel(ctx)
+	n := 0
+	err := s.scan(ended, of(bucketResource, store.DefaultAccount), nil, nil, 0, func(*bolt.Tx, []byte, []byte) error {
+		n++
+		cancel()
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) || n != pageRecords {
+		t.Errorf("after %d records: %v", n, err)
+	}
 }
