@@ -388,15 +388,19 @@ func (r *receiver) wait(n int) []push {
 	return r.got()
 }
 
-// sentinel publishes an event of its own type to a subscription of its own and waits until it arrives:
-// what was published before it to a working receiver has been pushed by then, or will not be.
+// sentinel publishes an event in an account of its own, to a subscription of its own, and waits until it
+// arrives: what was published before it to a working receiver has been pushed by then, or will not be.
 func (h *herald) sentinel() {
 	h.t.Helper()
 	r := receive(h.t)
-	id := h.subscribe(r.URL, map[string]any{"events": []string{"test.sentinel"}})
-	event := h.publish("test.sentinel", "", map[string]any{})
-	h.delivery(event, id, "delivered")
-	h.admin().do("DELETE", "/subscriptions/"+id, nil).is(204)
+	if a := h.admin().do("POST", "/accounts", map[string]any{"id": "sentinel"}); a.status != http.StatusConflict {
+		a.is(200)
+	}
+	c := h.admin().with("Herald-Account", "sentinel")
+	id := c.do("POST", "/subscriptions", map[string]any{"dataCallbackURL": r.URL}).is(200).text("id")
+	c.do("POST", "/events", map[string]any{"type": "test.sentinel", "data": map[string]any{}}).is(202)
+	r.wait(1)
+	c.do("DELETE", "/subscriptions/"+id, nil).is(204)
 }
 
 // freeAddress returns an address of loopback on which nothing listens.

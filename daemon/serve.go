@@ -8,7 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"runtime"
 	"sync"
 	"syscall"
 
@@ -25,10 +25,11 @@ type ServeOptions struct {
 	Stdout, Stderr io.Writer
 }
 
-// gcPercent lets the heap grow to five times what is live before it is collected: the live heap is
-// a few megabytes, and collecting it less often is worth several percent of the processor. GOGC
-// overrides it, and GOMEMLIMIT bounds it.
-const gcPercent = 400
+// ballast is address space that is never touched and so takes no memory. The garbage collector
+// counts it as live and lets that much more garbage gather before it runs: the live heap of a few
+// megabytes would have it run hundreds of times a second under load. A higher GOGC would do the same
+// for a small heap, but would let a large one grow by its own size several times over.
+const ballast = 32 << 20
 
 // Serve runs Herald as a process until ctx ends or a signal says so. SIGTERM and SIGINT drain; a second
 // one exits at once, which is safe. SIGHUP reloads the configuration, or refuses with the reason.
@@ -38,9 +39,8 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	if err != nil {
 		return &ExitError{ExitUsage, err}
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+	idle := make([]byte, ballast)
+	defer runtime.KeepAlive(idle)
 	level := new(slog.LevelVar)
 	level.Set(logLevel(c))
 	logger := newLogger(c.Log.Format, level, o.Stderr)

@@ -45,6 +45,8 @@ func TestEventBodiesThatAreWrong(t *testing.T) {
 		"time without zone":    {`{"type":"a","time":"2026-11-21T08:30:00","data":{}}`, 400, "time", []string{"RFC 3339"}},
 		"time as a date":       {`{"type":"a","time":"2026-11-21","data":{}}`, 400, "time", []string{"RFC 3339"}},
 		"time with a comma":    {`{"type":"a","time":"2026-11-21T08:30:00,5Z","data":{}}`, 400, "time", nil},
+		"hour of one digit":    {`{"type":"a","time":"2026-11-21T8:30:00Z","data":{}}`, 400, "time", nil},
+		"offset that is none":  {`{"type":"a","time":"2026-11-21T08:30:00+24:00","data":{}}`, 400, "time", nil},
 		"time before 1970":     {`{"type":"a","time":"1969-12-31T23:59:59Z","data":{}}`, 400, "time", []string{"1970"}},
 		"time after 2199":      {`{"type":"a","time":"2200-01-01T00:00:00Z","data":{}}`, 400, "time", []string{"2199"}},
 		"time far off":         {`{"type":"a","time":"10000-01-01T00:00:00Z","data":{}}`, 400, "time", nil},
@@ -223,11 +225,11 @@ func TestBatches(t *testing.T) {
 		t.Errorf("%d events", len(b.queue.events))
 	}
 	for body, words := range map[string][]string{
-		"{\"type\":\"a\",\"data\":{}}\n\n{\"type\":\"\",\"data\":{}}\n":     {"/1/type", "line 3"},
-		"{\"type\":\"a\",\"data\":{}} {\"type\":\"b\",\"data\":{}}":         {"line 1", "goes on"},
-		"{\"type\":\"a\",\n\"data\":{}}":                                    {"line 1", "over the end"},
-		"{\"type\":\"a\",\"data\":{}}\n[{\"type\":\"a\",\"data\":{}}]":      {"line 2", "not an array"},
-		"{\"type\":\"a\",\"data\":{}}\n{\"type\":\"a\"":                     {"ends in the middle"},
+		"{\"type\":\"a\",\"data\":{}}\n\n{\"type\":\"\",\"data\":{}}\n":      {"/1/type", "line 3"},
+		"{\"type\":\"a\",\"data\":{}} {\"type\":\"b\",\"data\":{}}":          {"line 1", "goes on"},
+		"{\"type\":\"a\",\n\"data\":{}}":                                     {"line 1", "over the end"},
+		"{\"type\":\"a\",\"data\":{}}\n[{\"type\":\"a\",\"data\":{}}]":       {"line 2", "not an array"},
+		"{\"type\":\"a\",\"data\":{}}\n{\"type\":\"a\"":                      {"ends in the middle"},
 		"{\"type\":\"a\",\"data\":{}}\n{\"type\":\u201ca\u201d,\"data\":{}}": {"line 2, position 9", "“"},
 		"\n \n": {"empty"},
 	} {

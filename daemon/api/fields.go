@@ -286,10 +286,24 @@ const (
 	maxYear = 2199
 )
 
+// strictTime refuses what the standard library takes beyond RFC 3339, section 5.6: an hour of one
+// digit, a comma before the fraction, and offsets that are none.
+func strictTime(s string) bool {
+	const seconds = len("2006-01-02T15:04:05")
+	if len(s) <= seconds || s[len("2006-01-02T15")] != ':' || s[seconds] == ',' {
+		return false
+	}
+	if s[len(s)-1] == 'Z' {
+		return true
+	}
+	zone := s[len(s)-len("+07:00"):]
+	return zone[1:3] <= "23" && zone[4:6] <= "59"
+}
+
 // parseTime reads an RFC 3339 time, strictly, and returns it in UTC.
 func parseTime(s string) (time.Time, error) {
-	var t time.Time
-	if err := t.UnmarshalText([]byte(s)); err != nil {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil || !strictTime(s) {
 		return time.Time{}, textError("must be an RFC 3339 time such as 2026-11-21T08:30:00Z")
 	}
 	t = t.UTC()
