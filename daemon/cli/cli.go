@@ -165,6 +165,9 @@ func problemText(p *client.Problem) string {
 		fmt.Fprintf(&b, "%s (%d)", p.Title, p.StatusCode)
 	}
 	for _, e := range p.Errors {
+		if strings.Contains(p.Detail, e.Detail) {
+			continue // the daemon has already put it into its sentence
+		}
 		fmt.Fprintf(&b, "\n  %s: %s", e.Field, e.Detail)
 	}
 	return b.String()

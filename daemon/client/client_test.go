@@ -563,6 +563,10 @@ func TestProblems(t *testing.T) {
 	if got, want := p.Error(), "400 Bad: two (a: b; c: d)"; got != want {
 		t.Errorf("Error() = %q, want %q", got, want)
 	}
+	p = &Problem{Title: "Bad", StatusCode: 400, Detail: "scopes: are wrong", Errors: []FieldError{{"scopes", "are wrong"}}}
+	if got, want := p.Error(), "400 Bad: scopes: are wrong"; got != want {
+		t.Errorf("Error() = %q, want %q", got, want)
+	}
 }
 
 func TestRetryAfter(t *testing.T) {

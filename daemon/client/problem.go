@@ -44,15 +44,14 @@ func (p *Problem) Error() string {
 	if p.Detail != "" {
 		b.WriteString(": " + p.Detail)
 	}
-	for i, e := range p.Errors {
-		sep := "; "
-		if i == 0 {
-			sep = " ("
+	var fields []string
+	for _, e := range p.Errors {
+		if !strings.Contains(p.Detail, e.Detail) { // else the detail has told it already
+			fields = append(fields, e.Field+": "+e.Detail)
 		}
-		b.WriteString(sep + e.Field + ": " + e.Detail)
 	}
-	if len(p.Errors) > 0 {
-		b.WriteByte(')')
+	if len(fields) > 0 {
+		b.WriteString(" (" + strings.Join(fields, "; ") + ")")
 	}
 	return b.String()
 }

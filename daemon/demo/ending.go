@@ -176,7 +176,7 @@ func (t *story) figures() []figure {
 }
 
 // shownMetrics chooses the lines that tell the story; the page has many more.
-var shownMetrics = regexp.MustCompile(`^herald_\w*(events|deliver|attempt|commit|push|lag|pending)\w*(_total|\{|_events|_deliveries| )`)
+var shownMetrics = regexp.MustCompile(`^herald_(api_events_\w+_total|dispatch_attempts_total|queue_(events|accepted_total|settled_total|commits_total|file_bytes))\b`)
 
 func (t *story) metrics(ctx context.Context) error {
 	api, err := t.api(connection{})

@@ -139,7 +139,6 @@ func (t *story) badRequest(ctx context.Context) error {
 	t.showProblem(p)
 	in := t.input()
 	in.Resource = "project/nowhere"
-	in.Events = []string{"task"}
 	in.NumberOfRecords = 5000
 	_, err = api.CreateSubscription(ctx, in)
 	if p, err = refused(err, http.StatusBadRequest); err != nil {
@@ -151,7 +150,11 @@ func (t *story) badRequest(ctx context.Context) error {
 }
 
 func (t *story) showProblem(p *client.Problem) {
-	t.out.note("%d %s: %s", p.StatusCode, p.Title, p.Detail)
+	if len(p.Errors) == 0 {
+		t.out.note("%d %s: %s", p.StatusCode, p.Title, p.Detail)
+		return
+	}
+	t.out.note("%d %s", p.StatusCode, p.Title)
 	for _, e := range p.Errors {
 		t.out.note("  %s: %s", e.Field, e.Detail)
 	}
