@@ -53,10 +53,8 @@ func describe(err error, x *exchange, host string, took time.Duration) string {
 		return via + " refused the connection: nothing listens on that port"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return via + " cannot be reached: there is no route to its address"
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return "this daemon has no file descriptors left for a connection"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return "this daemon has no local address or port left for a connection"
+	case exhausted(err):
+		return "this daemon has no file descriptors or ports left for a connection; its operator has to act"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return via + " reset the connection " + before(phase)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
@@ -72,6 +70,11 @@ func describe(err error, x *exchange, host string, took time.Duration) string {
 		return "the TLS handshake with the receiver failed"
 	}
 	return via + " could not be connected to"
+}
+
+// exhausted tells that it is this machine that cannot open a connection, to whomever.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 // isTimeout tells a deadline of ours, or one of the transport's, from a failure of the receiver.

@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"runtime"
@@ -24,6 +25,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"herald/daemon/egress"
@@ -452,6 +454,88 @@ func TestConnectionFailures(t *testing.T) {
 				t.Errorf("took %v", out.Duration)
 			}
 		})
+	}
+}
+
+// A want of this machine is told to its operator, and not once for each attempt.
+func TestOwnWantIsLogged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		rt := &roundTrips{answer: func(int, *http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Err: syscall.EMFILE}
+		}}
+		var log bytes.Buffer
+		s, err := New(Options{Transport: rt, UserAgent: "Herald/test", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 121 {
+			out := s.Send(t.Context(), secretSubscription("http", "example.com"), push())
+			if out.Class != queue.ClassRetry || !strings.Contains(out.Error, "no file descriptors or ports") {
+				t.Fatalf("outcome %+v", out)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := strings.Count(log.String(), "\n"); n != 3 || strings.Contains(log.String(), "secret") {
+			t.Errorf("log of two minutes:\n%s", log.String())
+		}
+	})
+}
+
+// Over HTTP/2 the outcomes are the same.
+func TestHTTP2(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	var aborted atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("the request came over %s", r.Proto)
+		}
+		switch r.URL.Path {
+		case "/hang":
+			<-release
+		case "/abort":
+			aborted.Add(1)
+			panic(http.ErrAbortHandler)
+		case "/gone":
+			w.WriteHeader(http.StatusGone)
+		default:
+			io.Copy(w, r.Body)
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	t.Cleanup(func() { close(release) })
+	tr := transport(t)
+	tr.TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	tr.ForceAttemptHTTP2 = true
+	s := newSender(t, tr)
+	for _, c := range []struct {
+		path, text string
+		class      queue.Class
+		status     int
+	}{
+		{"/", "", queue.ClassDelivered, 200},
+		{"/gone", "wants no more pushes", queue.ClassGone, 410},
+		{"/hang", "the receiver did not answer within", queue.ClassRetry, 0},
+		{"/abort", "the receiver", queue.ClassRetry, 0},
+		{"/", "", queue.ClassDelivered, 200},
+	} {
+		sub := subscription(srv.URL + c.path)
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		out := s.Send(ctx, sub, push())
+		cancel()
+		if out.Class != c.class || out.Status != c.status || !strings.Contains(out.Error, c.text) {
+			t.Errorf("%s: %+v", c.path, out)
+		}
+		if c.class == queue.ClassDelivered && !bytes.Equal(out.Response, record(sub, &queue.Push{Events: []*queue.Event{event()}})) {
+			t.Errorf("%s: the body came as %q", c.path, out.Response)
+		}
+		checkText(t, c.path, &out)
+	}
+	if n := aborted.Load(); n != 1 {
+		t.Errorf("what the receiver aborted was sent %d times", n)
 	}
 }
 

@@ -2,7 +2,9 @@ package webhook
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"net"
 	"net/http"
 	"syscall"
 	"time"
@@ -17,12 +19,18 @@ const maxRepeats = 2
 // The second is the ordinary race of a receiver closing an idle connection while a request is on its way
 // to it. It cannot be told from a receiver that read the request and then died; but sent again the push
 // has the same webhook-id, as it would have after the next wait of the schedule. A new connection
-// that breaks is no such race, and is left to the schedule.
+// that breaks is no such race, and is left to the schedule. So is a stream of HTTP/2: there the receiver
+// says which requests it has not looked at (RFC 9113, section 8.7), and net/http sends those again.
 func neverArrived(err error, x *exchange) bool {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return true
 	}
-	return x.reused.Load() && x.phase.Load() == phaseAnswer && !isTimeout(err)
+	return x.reused && x.phase.Load() == phaseAnswer && !isTimeout(err) && !overHTTP2(x.conn)
+}
+
+func overHTTP2(c net.Conn) bool {
+	t, ok := c.(*tls.Conn)
+	return ok && t.ConnectionState().NegotiatedProtocol == "h2"
 }
 
 // checkRetry is neverArrived in the form retryablehttp asks for.
@@ -56,7 +64,7 @@ type tripper struct{ next http.RoundTripper }
 func (t tripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	if x, ok := req.Context().Value(exchangeKey{}).(*exchange); ok {
 		x.phase.Store(phaseConnect) // of this try, not of the one before
-		x.reused.Store(false)
+		x.conn, x.reused = nil, false
 	}
 	resp, err := t.next.RoundTrip(req)
 	if err == nil && resp.StatusCode >= 300 && resp.StatusCode <= 399 {

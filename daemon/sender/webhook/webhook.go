@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -49,7 +50,8 @@ type Options struct {
 	UserAgent string
 	// Now is the clock of timestamps, of expiring secrets, and of Retry-After dates; nil means time.Now.
 	Now func() time.Time
-	// Logger takes what an operator should know beyond the outcome; nil discards.
+	// Logger is told, at most once in a minute, that connections fail for a want of this machine's own,
+	// which no receiver's owner can cure. Nil discards.
 	Logger *slog.Logger
 }
 
@@ -60,6 +62,8 @@ type Sender struct {
 	now       func() time.Time
 	log       *slog.Logger
 	scratch   sync.Pool // of *[2 * queue.MaxResponse]byte
+	// complained is when the operator was told last, in nanoseconds of Unix time.
+	complained atomic.Int64
 }
 
 // New validates the options and returns a Sender.
@@ -134,11 +138,25 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 		}
 		out.Class = queue.ClassRetry
 		out.Error = describe(err, x, req.URL.Hostname(), time.Since(started))
+		if exhausted(err) {
+			s.complain()
+		}
 		return
 	}
 	out.Status = resp.StatusCode
 	out.Response = s.body(resp)
 	s.judge(resp, req.URL, out)
+}
+
+// complainEvery is how often the operator is told of a lasting want.
+const complainEvery = time.Minute
+
+func (s *Sender) complain() {
+	now := time.Now().UnixNano()
+	last := s.complained.Load()
+	if (last == 0 || now-last >= int64(complainEvery)) && s.complained.CompareAndSwap(last, now) {
+		s.log.Error("no file descriptors or ports left for connections")
+	}
 }
 
 // judge sets the class and the text of an answer.
@@ -256,8 +274,10 @@ type exchange struct {
 	context.Context
 	trace httptrace.ClientTrace
 	phase atomic.Int32
-	// reused: the connection in use has carried a request before.
-	reused atomic.Bool
+	// conn is the connection in use; reused: it has carried a request before. The transport sets them
+	// within RoundTrip.
+	conn   net.Conn
+	reused bool
 }
 
 // The phases of an exchange.
@@ -279,7 +299,7 @@ func (x *exchange) Value(key any) any {
 }
 
 func (x *exchange) gotConn(info httptrace.GotConnInfo) {
-	x.reused.Store(info.Reused)
+	x.conn, x.reused = info.Conn, info.Reused
 	x.phase.Store(phaseAnswer)
 }
 
