@@ -190,3 +190,62 @@ func lines(t *testing.T, events ...any) string {
 	}
 	return b.String()
 }
+
+// route is one call of the API as the contract has it.
+type route struct {
+	method string
+	path   string   // of something that does not exist
+	scopes []string // any of which suffices, beside admin
+	body   string   // a right one, or "" when the call takes none
+}
+
+func (r route) sample() any {
+	if r.body == "" {
+		return nil
+	}
+	return r.body
+}
+
+// routes are all calls of the API that need a token.
+func routes() []route {
+	var list []route
+	add := func(path string, body string, scopes []string, methods ...string) {
+		for _, m := range methods {
+			b := body
+			if m == "GET" || m == "DELETE" {
+				b = ""
+			}
+			list = append(list, route{m, path, scopes, b})
+		}
+	}
+	publish, subscribe, both := []string{"publish"}, []string{"subscribe"}, []string{"publish", "subscribe"}
+	subscription := "/subscriptions/" + missing
+	add("/accounts", `{"id":"made","name":"x"}`, nil, "GET", "POST")
+	add("/accounts/none", `{"name":"x"}`, nil, "GET", "PUT", "PATCH", "DELETE")
+	add("/tokens", `{"accountId":"default","name":"x","scopes":["publish"]}`, nil, "GET", "POST")
+	add("/tokens/none", "", nil, "DELETE")
+	add("/resources", `[{"type":"project","id":"p","name":"x"}]`, both, "GET")
+	add("/resources", `[{"type":"project","id":"p","name":"x"}]`, publish, "PUT")
+	add("/resources/project/none", `{"name":"x"}`, publish, "DELETE", "PUT")
+	add("/subscriptions", `{"dataCallbackURL":"http://127.0.0.1:8421/","events":["no.such"]}`, subscribe, "GET", "POST")
+	add(subscription, `{"dataCallbackURL":"http://127.0.0.1:8421/","events":["no.such"]}`, subscribe, "GET", "PUT", "PATCH", "DELETE")
+	for _, act := range []string{"/enable", "/pause", "/secret", "/ping", "/retry"} {
+		add(subscription+act, "", subscribe, "POST")
+	}
+	add("/events", `{"type":"task.create","data":{}}`, publish, "POST")
+	add("/events", "", both, "GET")
+	add("/events/none", "", both, "GET")
+	add("/deliveries", "", subscribe, "GET")
+	add("/deliveries/none", "", subscribe, "GET")
+	add("/deliveries/none/retry", "", subscribe, "POST")
+	return list
+}
+
+// methodsOf are the methods of each path.
+func methodsOf(list []route) map[string][]string {
+	out := map[string][]string{"/resources/project/none": {"GET"}}
+	for _, r := range list {
+		out[r.path] = append(out[r.path], r.method)
+	}
+	return out
+}
