@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,12 +99,7 @@ func (c *call) translate(err error) *problem {
 }
 
 func (c *call) hasOneOf(scopes []store.Scope) bool {
-	for _, s := range scopes {
-		if c.token.Has(s) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(scopes, c.token.Has)
 }
 
 func lacking(scopes []store.Scope) *problem {

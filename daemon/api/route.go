@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"hash"
 	"net/http"
 	"runtime/debug"
@@ -270,12 +271,13 @@ func unclean(path string) bool {
 func (a *API) finish(c *call, start time.Time) {
 	defer a.metrics.inFlight.Dec()
 	v := recover()
-	if v != nil && v != http.ErrAbortHandler {
+	abort := isAbort(v)
+	if v != nil && !abort {
 		a.logger.ErrorContext(c.r.Context(), "a request panicked", "route", c.route(), "panic", v, "stack", string(debug.Stack()))
 		if c.status == 0 {
 			c.fail(newProblem(internal, "the daemon made a mistake; the operator finds it in the log"))
 		} else {
-			v = http.ErrAbortHandler
+			abort = true
 		}
 	}
 	m := a.metrics.stray
@@ -286,9 +288,15 @@ func (a *API) finish(c *call, start time.Time) {
 		}
 	}
 	m.observe(c.status, time.Since(start).Seconds())
-	if v == http.ErrAbortHandler {
-		panic(v)
+	if abort {
+		panic(http.ErrAbortHandler)
 	}
+}
+
+// isAbort says whether a panic is the wish to break the connection.
+func isAbort(v any) bool {
+	err, ok := v.(error)
+	return ok && errors.Is(err, http.ErrAbortHandler)
 }
 
 // countRefusal counts a publication that was refused for what it holds or for want of room. Refusals

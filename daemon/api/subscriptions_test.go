@@ -568,8 +568,8 @@ func TestListingSubscriptions(t *testing.T) {
 	// A list that cannot be finished must not look finished.
 	b.store.setFail(store.ErrClosed, 2) // the token and the first page
 	defer func() {
-		if v := recover(); v != http.ErrAbortHandler {
-			t.Errorf("a torn list ended with %v", v)
+		if !isAbort(recover()) {
+			t.Error("a torn list ended as if it were whole")
 		}
 	}()
 	b.request(http.MethodGet, "/subscriptions", "sub", "")
@@ -594,7 +594,6 @@ func FuzzSubscription(f *testing.F) {
 			return w.Code == 200
 		}
 		if !check(http.MethodPost, "/subscriptions", body) {
-			check(http.MethodPost, "/subscriptions", []byte(minimal))
 			b.subscribe(minimal)
 		}
 		path := "/subscriptions/" + b.stored().ID.String()
