@@ -1,0 +1,269 @@
+package queuetest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing/synctest"
+	"time"
+
+	"herald/queue"
+)
+
+func acceptScenarios() []scenario {
+	return []scenario{
+		{"AcceptKeepsEverything", acceptKeepsEverything},
+		{"AcceptIsRepeatable", acceptIsRepeatable},
+		{"AcceptAllOrNone", acceptAllOrNone},
+		{"AcceptRepeatsWithinOneCommit", acceptWithinOneCommit},
+		{"AcceptIDsThatLookGiven", acceptIDsThatLookGiven},
+		{"ClosedOutsideRun", closedOutsideRun},
+		{"ContextsThatEnded", contextsThatEnded},
+	}
+}
+
+func acceptKeepsEverything(r *rig) {
+	before := time.Now()
+	long := strings.Repeat("x", queue.MaxIDLength)
+	subs := []queue.Submission{submission(0, laneOf(1)), submission(1), submission(2, laneOf(1), laneOf(2))}
+	subs[1].ID = long
+	subs[2].Data = bytes.Repeat([]byte(`{"a":"é\u0000  "}`), 3000)
+	subs[2].Resource = ""
+	subs[2].Time = time.Date(1969, 1, 1, 0, 0, 0, 5, time.UTC)
+	receipts := r.accept(subs...)
+	for i := range subs {
+		r.step()
+		ev, err := r.q.Event(r.t.Context(), account, receipts[i].ID)
+		if err != nil {
+			r.t.Fatalf("Event %d: %v", i, err)
+		}
+		want := subs[i].Event
+		switch {
+		case ev.ID != receipts[i].ID || receipts[i].Duplicate:
+			r.t.Errorf("event %d: id %q, receipt %+v", i, ev.ID, receipts[i])
+		case i == 1 && ev.ID != long:
+			r.t.Errorf("the publisher's id became %q", ev.ID)
+		case i != 1 && (len(ev.ID) != 30 || !strings.HasPrefix(ev.ID, "evt_")):
+			r.t.Errorf("the id given is %q", ev.ID)
+		case !bytes.Equal(ev.Data, want.Data) || ev.Type != want.Type || ev.Resource != want.Resource || ev.AccountID != account || !ev.Time.Equal(want.Time):
+			r.t.Errorf("event %d came back as %+v", i, ev)
+		case ev.AcceptedAt.Before(before.Truncate(time.Millisecond)) || ev.AcceptedAt.After(time.Now()) || ev.AcceptedAt.Location() != time.UTC || ev.AcceptedAt.Nanosecond()%1e6 != 0:
+			r.t.Errorf("event %d was accepted at %v", i, ev.AcceptedAt)
+		}
+		_, err = r.q.Event(r.t.Context(), "other", receipts[i].ID)
+		r.wantErr(err, queue.ErrNotFound)
+	}
+	if s := r.q.Stats(); s.Events != 3 || s.Pending != 3 {
+		r.t.Errorf("stats: %+v", s)
+	}
+	_, err := r.q.Event(r.t.Context(), account, "evt_00000000000000000000000000")
+	r.wantErr(err, queue.ErrNotFound)
+	tooLong := submission(4)
+	tooLong.ID = long + "x"
+	if _, err := r.q.Accept(r.t.Context(), []queue.Submission{tooLong}); err == nil {
+		r.t.Error("an id over MaxIDLength was accepted")
+	}
+}
+
+func named(n int, id string, digest byte, lanes ...queue.Lane) queue.Submission {
+	s := submission(n, lanes...)
+	s.ID, s.Digest = id, [16]byte{digest}
+	return s
+}
+
+func acceptIsRepeatable(r *rig) {
+	first := r.accept(named(1, "order-1", 1, laneOf(1)))
+	r.step()
+	again := r.accept(named(1, "order-1", 1, laneOf(1)), submission(2, laneOf(1)))
+	if first[0].Duplicate || !again[0].Duplicate || again[0].ID != "order-1" || again[1].Duplicate {
+		r.t.Fatalf("receipts %v, then %v", first, again)
+	}
+	r.step()
+	_, err := r.q.Accept(r.t.Context(), []queue.Submission{submission(3, laneOf(1)), named(1, "order-1", 2, laneOf(1))})
+	var conflict *queue.ConflictError
+	if !errors.As(err, &conflict) || conflict.Index != 1 || conflict.ID != "order-1" {
+		r.t.Fatalf("another content for the same id: %v", err)
+	}
+	r.step()
+	other := named(1, "order-1", 2, laneOf(1))
+	other.AccountID = "other"
+	if got := r.accept(other); got[0].Duplicate {
+		r.t.Fatal("another account's id counts as ours")
+	}
+	if s := r.q.Stats(); s.Events != 3 || s.Pending != 3 {
+		r.t.Fatalf("stats: %+v", s)
+	}
+}
+
+func acceptAllOrNone(r *rig) {
+	r.accept(named(1, "a", 1))
+	r.step()
+	for i, subs := range [][]queue.Submission{
+		{submission(1, laneOf(1)), named(2, "b", 1, laneOf(1)), named(3, "b", 2, laneOf(1))},
+		{submission(1, laneOf(1)), named(2, "c", 1, laneOf(1)), named(3, "a", 2, laneOf(1))},
+	} {
+		_, err := r.q.Accept(r.t.Context(), subs)
+		var conflict *queue.ConflictError
+		if !errors.As(err, &conflict) || conflict.Index != 2 {
+			r.t.Fatalf("case %d: %v", i, err)
+		}
+	}
+	for _, id := range []string{"b", "c"} {
+		_, err := r.q.Event(r.t.Context(), account, id)
+		r.wantErr(err, queue.ErrNotFound)
+	}
+	r.none()
+	r.step()
+	got := r.accept(named(2, "b", 1, laneOf(1)), submission(1), named(2, "b", 1, laneOf(1)))
+	if got[0].Duplicate || !got[2].Duplicate || got[2].ID != "b" {
+		r.t.Fatalf("a repeat within one call: %v", got)
+	}
+	if s := r.q.Stats(); s.Events != 3 || s.Pending != 1 {
+		r.t.Fatalf("stats: %+v", s)
+	}
+}
+
+func acceptWithinOneCommit(r *rig) {
+	type answer struct {
+		receipts []queue.Receipt
+		err      error
+	}
+	answers := make(chan answer, 40)
+	for i := range 40 {
+		go func() {
+			digest := byte(1)
+			if i%4 == 3 {
+				digest = 2
+			}
+			receipts, err := r.q.Accept(r.t.Context(), []queue.Submission{named(i, "same", digest, laneOf(1)), submission(i, laneOf(2))})
+			answers <- answer{receipts, err}
+		}()
+	}
+	stored, repeated, refused := 0, 0, 0
+	for range 40 {
+		a := <-answers
+		var conflict *queue.ConflictError
+		switch {
+		case errors.As(a.err, &conflict):
+			refused++
+		case a.err != nil:
+			r.t.Fatal(a.err)
+		case a.receipts[0].Duplicate:
+			repeated++
+		default:
+			stored++
+		}
+	}
+	if stored != 1 || refused != 10 && refused != 30 {
+		r.t.Errorf("%d stored, %d repeats, %d refused", stored, repeated, refused)
+	}
+	r.step()
+	if s := r.q.Stats(); s.Pending != int64(1+stored+repeated) {
+		r.t.Errorf("stats: %+v", s)
+	}
+}
+
+func acceptIDsThatLookGiven(r *rig) {
+	given := r.accept(submission(1, laneOf(1)))[0].ID
+	r.step()
+	_, err := r.q.Accept(r.t.Context(), []queue.Submission{named(1, given, 1)})
+	var conflict *queue.ConflictError
+	if !errors.As(err, &conflict) {
+		r.t.Fatalf("an id the queue gave was taken again: %v", err)
+	}
+	// Ids of the same form that the queue never gave, of a number that exists and of one that does not.
+	for i, id := range []string{given[:29] + "0", "evt_" + strings.Repeat("v", 26), strings.ToUpper(given)} {
+		if id == given {
+			id = given[:29] + "4"
+		}
+		r.step()
+		if got := r.accept(named(i, id, 7, laneOf(1))); got[0].Duplicate || got[0].ID != id {
+			r.t.Fatalf("%s: %v", id, got)
+		}
+		r.step()
+		if got := r.accept(named(i, id, 7, laneOf(1))); !got[0].Duplicate {
+			r.t.Fatalf("%s: its repeat was stored", id)
+		}
+		ev, err := r.q.Event(r.t.Context(), account, id)
+		if err != nil || ev.ID != id {
+			r.t.Fatalf("%s: %v %v", id, ev, err)
+		}
+	}
+	if ev, err := r.q.Event(r.t.Context(), account, given); err != nil || ev.ID != given {
+		r.t.Fatalf("the event of the queue's own id: %v %v", ev, err)
+	}
+}
+
+// closedOutsideRun checks every method of an engine that does not run yet, and does not run any more.
+func closedOutsideRun(r *rig) {
+	id := r.accept(submission(1, laneOf(1)))[0].ID
+	r.rest()
+	old := r.q
+	r.stop()
+	closed := func(q Engine) {
+		ctx := r.t.Context()
+		for name, call := range map[string]func() error{
+			"Accept":    func() error { _, err := q.Accept(ctx, []queue.Submission{submission(1)}); return err },
+			"Claim":     func() error { _, err := q.Claim(ctx, 1, unlimited, nil); return err },
+			"Retry":     func() error { return q.Retry(ctx, "", queue.DeliveryID{Seq: 1, Lane: laneOf(1)}) },
+			"RetryDead": func() error { _, err := q.RetryDead(ctx, laneOf(1)); return err },
+			"DropLane":  func() error { return q.DropLane(ctx, laneOf(1)) },
+			"Lanes":     func() error { _, err := q.Lanes(ctx); return err },
+			"Event":     func() error { _, err := q.Event(ctx, account, id); return err },
+			"Events":    func() error { _, err := q.Events(ctx, queue.EventFilter{Limit: 1}); return err },
+			"Delivery": func() error {
+				_, _, err := q.Delivery(ctx, "", queue.DeliveryID{Seq: 1, Lane: laneOf(1)})
+				return err
+			},
+			"Deliveries": func() error { _, err := q.Deliveries(ctx, queue.DeliveryFilter{Limit: 1}); return err },
+			"Healthy":    q.Healthy,
+			"Check":      func() error { return q.Check(ctx) },
+		} {
+			if err := call(); !errors.Is(err, queue.ErrClosed) {
+				r.t.Errorf("%s outside of Run: %v", name, err)
+			}
+		}
+		q.Settle(queue.Settlement{Delivery: queue.DeliveryID{Seq: 1, Lane: laneOf(1)}, State: queue.StateDead})
+		q.Wake(laneOf(1))
+		q.Stats()
+	}
+	closed(old)
+	q := r.open(r.t, r.dir)
+	closed(q)
+	if err := q.Close(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.start()
+	// A Claim that waits returns when the engine ends.
+	r.settle(delivered(r.claimOne()))
+	result := make(chan error)
+	go func() {
+		_, err := r.q.Claim(context.Background(), 1, unlimited, nil)
+		result <- err
+	}()
+	synctest.Wait()
+	r.cancel()
+	r.wantErr(<-result, queue.ErrClosed)
+	r.stop()
+	r.start()
+}
+
+func contextsThatEnded(r *rig) {
+	ctx, cancel := context.WithCancel(r.t.Context())
+	cancel()
+	id := queue.DeliveryID{Seq: 1, Lane: laneOf(1)}
+	for name, call := range map[string]func() error{
+		"Accept":     func() error { _, err := r.q.Accept(ctx, []queue.Submission{submission(1)}); return err },
+		"Claim":      func() error { _, err := r.q.Claim(ctx, 1, unlimited, nil); return err },
+		"Events":     func() error { _, err := r.q.Events(ctx, queue.EventFilter{Limit: 1}); return err },
+		"Deliveries": func() error { _, err := r.q.Deliveries(ctx, queue.DeliveryFilter{Limit: 1}); return err },
+		"Delivery":   func() error { _, _, err := r.q.Delivery(ctx, "", id); return err },
+		"Retry":      func() error { return r.q.Retry(ctx, "", id) },
+	} {
+		if err := call(); !errors.Is(err, context.Canceled) {
+			r.t.Errorf("%s with a context that ended: %v", name, fmt.Sprint(err))
+		}
+	}
+}
