@@ -33,7 +33,7 @@ type house struct {
 	stop  func()
 }
 
-func build(t *testing.T, o dispatch.Options) *house {
+func build(t testing.TB, o dispatch.Options) *house {
 	t.Helper()
 	dir := t.TempDir()
 	key, err := boltstore.CreateKey(filepath.Join(dir, "secrets.key"))
@@ -88,7 +88,7 @@ func build(t *testing.T, o dispatch.Options) *house {
 
 var signingKey = []byte("0123456789abcdefghijklmn")
 
-func (h *house) subscribe(t *testing.T, url string, change func(*store.Subscription)) *store.Subscription {
+func (h *house) subscribe(t testing.TB, url string, change func(*store.Subscription)) *store.Subscription {
 	t.Helper()
 	id, err := store.NewSubscriptionID()
 	if err != nil {
@@ -108,7 +108,7 @@ func (h *house) subscribe(t *testing.T, url string, change func(*store.Subscript
 	return sub
 }
 
-func (h *house) publish(t *testing.T, n int, lanes ...queue.Lane) {
+func (h *house) publish(t testing.TB, n int, lanes ...queue.Lane) {
 	t.Helper()
 	subs := make([]queue.Submission, n)
 	for i := range subs {
@@ -122,7 +122,7 @@ func (h *house) publish(t *testing.T, n int, lanes ...queue.Lane) {
 	}
 }
 
-func (h *house) deliveries(t *testing.T, lane queue.Lane, state queue.State) []*queue.Delivery {
+func (h *house) deliveries(t testing.TB, lane queue.Lane, state queue.State) []*queue.Delivery {
 	t.Helper()
 	ds, err := h.queue.Deliveries(t.Context(), queue.DeliveryFilter{Lane: lane, State: state, Limit: 10_000})
 	if err != nil {
