@@ -107,7 +107,7 @@ func (t *story) killAndRestart(ctx context.Context) error {
 		return err
 	}
 	interrupted := len(t.receiver.all()) - before
-	t.out.note("process %d is gone, with %d pushes cut off in the middle", pid, interrupted)
+	t.out.note("process %d is gone; pushes cut off in the middle: %d", pid, interrupted)
 	release()
 
 	began := time.Now()
