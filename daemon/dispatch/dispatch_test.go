@@ -348,8 +348,8 @@ func TestHeldStates(t *testing.T) {
 			b.q.done(t, 101)
 			time.Sleep(2 * trimEvery)
 			synctest.Wait()
-			if b.held != 0 || len(b.lanes) != 0 {
-				t.Errorf("%s: %d lanes are remembered, %d held", state, len(b.lanes), b.held)
+			if b.heldLanes() != 0 || b.knownLanes() != 0 {
+				t.Errorf("%s: %d lanes are remembered, %d held", state, b.knownLanes(), b.heldLanes())
 			}
 		})
 	}
@@ -378,8 +378,8 @@ func TestDeleted(t *testing.T) {
 		}
 		time.Sleep(2 * trimEvery)
 		synctest.Wait()
-		if len(b.lanes) != 0 {
-			t.Errorf("%d lanes are remembered", len(b.lanes))
+		if b.knownLanes() != 0 {
+			t.Errorf("%d lanes are remembered", b.knownLanes())
 		}
 	})
 }
@@ -765,7 +765,7 @@ func TestFairShare(t *testing.T) {
 			b.q.add(nth(i), 100)
 			synctest.Wait()
 			now, _ := g.of(nth(i))
-			free := b.workers - b.inFlight
+			free := b.freeWorkers()
 			if now < 1 || i == 0 && now != 22 || now > free/2+1 {
 				t.Errorf("lane %d holds %d, %d are free", i, now, free)
 			}
@@ -795,7 +795,7 @@ func TestFairShareInOneClaim(t *testing.T) {
 		b.q.mu.Unlock()
 		b.q.notify()
 		synctest.Wait()
-		if free := b.workers - b.inFlight; free < 8 {
+		if free := b.freeWorkers(); free < 8 {
 			t.Errorf("%d of 64 workers are free for another lane", free)
 		}
 	})
@@ -854,8 +854,8 @@ func TestWorkersAreBounded(t *testing.T) {
 			}
 			time.Sleep(2 * trimEvery)
 			synctest.Wait()
-			if len(b.lanes) != 0 {
-				t.Errorf("%d idle lanes are remembered", len(b.lanes))
+			if b.knownLanes() != 0 {
+				t.Errorf("%d idle lanes are remembered", b.knownLanes())
 			}
 		})
 	}
@@ -872,7 +872,7 @@ func TestWorkersAreTrimmed(t *testing.T) {
 		b.q.add(nth(1), 40)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if n := len(b.idle); n < 40 {
+		if n := b.idleWorkers(); n < 40 {
 			t.Errorf("%d idle workers, want 40", n)
 		}
 		for range 45 {
@@ -880,12 +880,12 @@ func TestWorkersAreTrimmed(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
-		if n := len(b.idle); n != 5 {
+		if n := b.idleWorkers(); n != 5 {
 			t.Errorf("%d idle workers, want the 5 in use", n)
 		}
 		time.Sleep(2 * trimEvery)
 		synctest.Wait()
-		if n := len(b.idle); n != 0 {
+		if n := b.idleWorkers(); n != 0 {
 			t.Errorf("%d idle workers, want none", n)
 		}
 	})

@@ -353,6 +353,17 @@ func (b *bench) checkIdle(t *testing.T) {
 	}
 }
 
+func (b *bench) locked(f func() int) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return f()
+}
+
+func (b *bench) idleWorkers() int { return b.locked(func() int { return len(b.idle) }) }
+func (b *bench) freeWorkers() int { return b.locked(func() int { return b.workers - b.inFlight }) }
+func (b *bench) knownLanes() int  { return b.locked(func() int { return len(b.lanes) }) }
+func (b *bench) heldLanes() int   { return b.locked(func() int { return b.held }) }
+
 // subscribe puts an active subscription in the store.
 func (b *bench) subscribe(id queue.Lane, changes ...func(*store.Subscription)) {
 	sub := &store.Subscription{
