@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -448,9 +450,10 @@ func TestEngineFailuresAreTranslated(t *testing.T) {
 	}
 	for err, reason := range map[error]string{
 		errors.New("write /var/lib/herald/queue.db: input/output error"): reasonError,
-		queue.ErrFull:   reasonFull,
-		queue.ErrBusy:   reasonBusy,
-		queue.ErrClosed: reasonClosed,
+		queue.ErrFull:    reasonFull,
+		queue.ErrBusy:    reasonBusy,
+		queue.ErrClosed:  reasonClosed,
+		context.Canceled: reasonAbandoned,
 	} {
 		b := newBed(t)
 		b.queue.setFail(err)
@@ -470,6 +473,12 @@ func TestHealth(t *testing.T) {
 	wantJSON[object1](t, b.request(http.MethodGet, "/readyz", "", ""), 200)
 	b.queue.unhealthy = errors.New("the disk is full")
 	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "events", "the disk is full")
+	b.queue.unhealthy = errors.Join(fmt.Errorf("commit: %w", &os.PathError{Op: "write", Path: "/var/lib/herald/queue.db", Err: syscall.ENOSPC}), errors.New("x"))
+	if p := wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "no space left on device"); strings.Contains(p.Detail, "/var") {
+		t.Errorf("a path leaks: %s", p.Detail)
+	}
+	b.queue.unhealthy = queue.ErrFull
+	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "disk is full")
 	b.queue.unhealthy = nil
 	b.store.unhealthy = fmt.Errorf("commit: %w", store.ErrClosed)
 	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "stopping")

@@ -2,7 +2,10 @@ package api
 
 import (
 	"errors"
+	"io/fs"
 	"net/http"
+	"strings"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -37,7 +40,7 @@ func (a *API) health(c *call) error {
 // readiness says whether an event would be made durable now.
 func (a *API) readiness(c *call) error {
 	if err := a.ready(); err != nil {
-		return unavailableFor(retryStop, "%s", err.Error())
+		return notServing(err)
 	}
 	if err := a.queue.Healthy(); err != nil {
 		return notDurable("events", err)
@@ -48,11 +51,29 @@ func (a *API) readiness(c *call) error {
 	return c.answer(http.StatusOK, health{"ready", a.version})
 }
 
+// notServing is for the times before and after the daemon serves.
+func notServing(err error) *problem {
+	p := unavailableFor(retryStop, "the daemon does not serve now: %s", err.Error())
+	p.reason = reasonClosed
+	return p
+}
+
+// notDurable tells why, without the paths and wrappings of an engine's error: of what the system
+// reported its own words, else what the engine says to people.
 func notDurable(what string, err error) *problem {
-	switch {
-	case errors.Is(err, store.ErrClosed), errors.Is(err, queue.ErrClosed):
-		return unavailableFor(retryStop, "%s cannot be made durable: the daemon is stopping or restarting", what)
-	default:
-		return unavailableFor(retryFull, "%s cannot be made durable: %s", what, err.Error())
+	if errors.Is(err, store.ErrClosed) || errors.Is(err, queue.ErrClosed) {
+		return unavailableFor(retryStop, "%s cannot be made durable: the daemon is starting, stopping or restarting", what)
 	}
+	var errno syscall.Errno
+	var path *fs.PathError
+	why := err.Error()
+	switch {
+	case errors.As(err, &errno):
+		why = "the disk reports: " + errno.Error()
+	case errors.As(err, &path):
+		why = "the disk reports: " + path.Err.Error()
+	case errors.Is(err, store.ErrFull), errors.Is(err, queue.ErrFull):
+		why = "the disk is full"
+	}
+	return unavailableFor(retryFull, "%s cannot be made durable: %s", what, strings.ReplaceAll(why, "\n", "; "))
 }

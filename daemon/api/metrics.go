@@ -9,17 +9,18 @@ import (
 
 // The reasons why a publication is refused: a closed set, each created at the start.
 const (
-	reasonInvalid  = "invalid"
-	reasonTooLarge = "too_large"
-	reasonConflict = "conflict"
-	reasonFull     = "full"
-	reasonBusy     = "busy"
-	reasonClosed   = "closed"
-	reasonError    = "error"
+	reasonInvalid   = "invalid"
+	reasonTooLarge  = "too_large"
+	reasonConflict  = "conflict"
+	reasonFull      = "full"
+	reasonBusy      = "busy"
+	reasonClosed    = "closed"
+	reasonAbandoned = "abandoned" // the client went away while it waited
+	reasonError     = "error"
 )
 
 func refusals() []string {
-	return []string{reasonInvalid, reasonTooLarge, reasonConflict, reasonFull, reasonBusy, reasonClosed, reasonError}
+	return []string{reasonInvalid, reasonTooLarge, reasonConflict, reasonFull, reasonBusy, reasonClosed, reasonAbandoned, reasonError}
 }
 
 type metrics struct {

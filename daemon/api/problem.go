@@ -105,7 +105,9 @@ func problemOf(err error) (*problem, bool) {
 	}
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return unavailableFor(retryBusy, clientGone), false
+		p := unavailableFor(retryBusy, clientGone)
+		p.reason = reasonAbandoned
+		return p, false
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, queue.ErrNotFound):
 		return newProblem(notFound, "there is nothing of that id, or it is another account's"), false
 	case errors.Is(err, store.ErrExists):

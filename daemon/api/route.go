@@ -325,9 +325,7 @@ func (c *call) run() error {
 	e := c.endpoint
 	if !e.open {
 		if err := c.api.ready(); err != nil {
-			p := unavailableFor(retryStop, "%s", err.Error())
-			p.reason = reasonClosed
-			return p
+			return notServing(err)
 		}
 		if p := c.admit(); p != nil {
 			return p
