@@ -19,6 +19,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -700,3 +701,62 @@ var (
 	errnoRefused     error = syscall.ECONNREFUSED
 	errnoUnreachable error = syscall.EHOSTUNREACH
 )
+
+func TestNeverArrived(t *testing.T) {
+	t.Parallel()
+	timeout := &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
+	refused := &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+	for _, c := range []struct {
+		err    error
+		reused bool
+		phase  int32
+		want   bool
+	}{
+		{refused, false, phaseConnect, true},
+		{io.EOF, false, phaseConnect, false},
+		{io.EOF, false, phaseAnswer, false},
+		{io.EOF, true, phaseAnswer, true},
+		{syscall.ECONNRESET, true, phaseAnswer, true},
+		{io.EOF, true, phaseHeaders, false},
+		{timeout, true, phaseAnswer, false},
+		{timeout, false, phaseConnect, false},
+	} {
+		x := &exchange{reused: c.reused}
+		x.phase.Store(c.phase)
+		if got := neverArrived(c.err, x); got != c.want {
+			t.Errorf("%v, reused %v, phase %d: %v", c.err, c.reused, c.phase, got)
+		}
+	}
+}
+
+// What an outcome tells is how far the last try came, not the one before.
+func TestPhaseIsOfLastTry(t *testing.T) {
+	t.Parallel()
+	address, _ := listen(t, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		if readRequest(r) {
+			io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
+			readRequest(r) // and close, without a byte of answer
+		}
+	})
+	tr := transport(t)
+	var dials atomic.Int64
+	tr.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if dials.Add(1) > 1 {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+	s := newSender(t, tr)
+	if out := s.Send(t.Context(), subscription("http://"+address), push()); out.Class != queue.ClassDelivered {
+		t.Fatalf("first push: %+v", out)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	out := s.Send(ctx, subscription("http://"+address), push())
+	if out.Class != queue.ClassRetry || !strings.Contains(out.Error, "could not be connected to within") || dials.Load() != 2 {
+		t.Errorf("second push: %+v after %d dials", out, dials.Load())
+	}
+}
