@@ -210,6 +210,10 @@ func (c *Committer[T]) await(ctx context.Context, full bool) bool {
 	}
 	if !c.ripe() && ctx.Err() == nil {
 		c.sleep = lazy
+		select { // a wake-up that was meant for something before
+		case <-c.wake:
+		default:
+		}
 		c.mu.Unlock()
 		c.pause(ctx, LazyWait)
 		c.mu.Lock()
