@@ -30,11 +30,11 @@ func patiently() fields { return fields{"retrySchedule": []string{"1h"}} }
 // promptly is a delivery policy that retries n times, after a second each.
 func promptly(n int) fields { return fields{"retrySchedule": slices.Repeat([]string{"1s"}, n)} }
 
-// names fails the test unless a text has every one of the words.
+// names fails the test unless a text has every one of the words. Alternatives are joined by '|'.
 func names(t *testing.T, what, text string, words ...string) {
 	t.Helper()
 	for _, w := range words {
-		if !strings.Contains(text, w) {
+		if !slices.ContainsFunc(strings.Split(w, "|"), func(w string) bool { return strings.Contains(text, w) }) {
 			t.Errorf("%s: %q does not name %q", what, text, w)
 		}
 	}

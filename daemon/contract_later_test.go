@@ -1,0 +1,80 @@
+package daemon_test
+
+import (
+	"fmt"
+	"testing"
+)
+
+// What the contract has and this version has not is refused by name, never ignored: a caller who asked
+// for a filter must not get everything instead.
+
+func TestContract_LaterFieldsAreRefused(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	r := receive(t)
+	id := h.subscribe(r.URL, fields{"events": []string{"no.such"}})
+	for _, c := range []struct {
+		field string
+		body  fields
+	}{
+		{"validationCallbackURL", fields{"validationCallbackURL": r.URL + "/validate"}},
+		{"validationCallbackURL", fields{"validationCallbackURL": r.URL}}, // also when it equals the other
+		{"exportFormat", fields{"exportFormat": "application/xml"}},
+		{"numberOfRecords", fields{"numberOfRecords": 2}},
+		{"numberOfRecords", fields{"numberOfRecords": 1000}},
+		{"filter", fields{"filter": fields{"status": "CREATED"}}},
+		{"filter", fields{"filter": fields{}}},
+		{"payload", fields{"payload": "cloudevents"}},
+		{"/authentication/type", fields{"authentication": fields{"type": "oauth2", "tokenURL": "http://127.0.0.1:8421/", "clientId": "a", "clientSecret": "b", "scopes": []string{"c"}}}},
+		{"clientCertificate", fields{"clientCertificate": true}},
+		{"/delivery/rateLimit", fields{"delivery": fields{"rateLimit": 5}}},
+		{"/delivery/ordering", fields{"delivery": fields{"ordering": "key"}}},
+		{"/delivery/ordering", fields{"delivery": fields{"ordering": "strict"}}},
+		{"/delivery/disableAfter", fields{"delivery": fields{"disableAfter": fields{"duration": "120h", "failures": 3}}}},
+		{"/delivery/onDisabled", fields{"delivery": fields{"onDisabled": "discard"}}},
+	} {
+		c.body["dataCallbackURL"] = r.URL
+		for method, path := range map[string]string{"POST": "/subscriptions", "PUT": "/subscriptions/" + id, "PATCH": "/subscriptions/" + id} {
+			names(t, fmt.Sprintf("%s with %v", method, c.body), h.admin().do(method, path, c.body).problem(400), "\n"+c.field+": ", "this version")
+		}
+	}
+	if l := h.admin().do("GET", "/subscriptions", nil).is(200).list(); len(l) != 1 {
+		t.Errorf("refused subscriptions were stored: %v", l)
+	}
+	// The values that ask for nothing of it are let through.
+	h.admin().do("PATCH", "/subscriptions/"+id, fields{
+		"clientCertificate": false, "validationCallbackURL": nil, "filter": nil, "delivery": fields{"ordering": "none", "onDisabled": "hold"},
+	}).is(200)
+}
+
+func TestContract_LaterCallsAreNotThere(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	id := h.subscribe("http://127.0.0.1:8421/", nil)
+	for _, call := range [][2]string{
+		{"POST", "/subscriptions/" + id + "/confirmation"},
+		{"POST", "/subscriptions/" + id + "/replay"},
+		{"POST", "/subscriptions/" + id + "/validation"},
+		{"GET", "/certificates/default"},
+		{"POST", "/messages/android"},
+		{"POST", "/messages"},
+		{"GET", "/implementations"},
+		{"GET", "/openapi.json"},
+	} {
+		h.admin().do(call[0], call[1], nil).problem(404)
+	}
+}
+
+// Events in the forms of CloudEvents are not in this version either.
+func TestContract_LaterMediaTypesAreRefused(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	const event = `{"specversion":"1.0","id":"1","source":"/x","type":"task.create","data":{}}`
+	for _, kind := range []string{"application/cloudevents+json", "application/cloudevents-batch+json", "application/xml", "text/json"} {
+		h.admin().with("Content-Type", kind).do("POST", "/events", event).problem(415)
+	}
+	names(t, "members of CloudEvents", h.admin().do("POST", "/events", event).problem(400), "specversion")
+	if l := h.admin().do("GET", "/events", nil).is(200).list(); len(l) != 0 {
+		t.Errorf("refused events were stored: %v", l)
+	}
+}
