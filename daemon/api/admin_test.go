@@ -27,9 +27,9 @@ func TestAccounts(t *testing.T) {
 			t.Errorf("%s: %+v", body, p)
 		}
 	}
-	want := object1{"id": "shop-1", "name": "é" + strings.Repeat("é", 199), "suspended": false, "createdAt": "2026-11-21T08:30:00Z"}
+	want := jsonObject{"id": "shop-1", "name": "é" + strings.Repeat("é", 199), "suspended": false, "createdAt": "2026-11-21T08:30:00Z"}
 	w := b.request(http.MethodPost, "/accounts", "adm", `{"id":"shop-1","name":"`+strings.Repeat("é", 200)+`"}`)
-	if got := wantJSON[object1](t, w, 200); !maps.Equal(got, want) {
+	if got := wantJSON[jsonObject](t, w, 200); !maps.Equal(got, want) {
 		t.Errorf("created %v", got)
 	}
 	if loc := w.Header().Get("Location"); loc != "/accounts/shop-1" {
@@ -40,14 +40,14 @@ func TestAccounts(t *testing.T) {
 	if w := b.request(http.MethodPut, "/accounts/shop-1", "adm", read); w.Code != 200 || w.Body.String() != read {
 		t.Errorf("round trip: %d %s", w.Code, w.Body)
 	}
-	patched := wantJSON[object1](t, b.request(http.MethodPatch, "/accounts/shop-1", "adm", `{"suspended":true}`, "Content-Type", "application/merge-patch+json"), 200)
+	patched := wantJSON[jsonObject](t, b.request(http.MethodPatch, "/accounts/shop-1", "adm", `{"suspended":true}`, "Content-Type", "application/merge-patch+json"), 200)
 	if patched["suspended"] != true || patched["name"] != want["name"] {
 		t.Errorf("patched %v", patched)
 	}
-	if got := wantJSON[object1](t, b.request(http.MethodPut, "/accounts/shop-1", "adm", `{"name":"x"}`), 200); got["suspended"] != false || got["name"] != "x" {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodPut, "/accounts/shop-1", "adm", `{"name":"x"}`), 200); got["suspended"] != false || got["name"] != "x" {
 		t.Errorf("replaced %v", got)
 	}
-	if got := wantJSON[object1](t, b.request(http.MethodPatch, "/accounts/shop-1", "adm", `{"name":null}`), 200); got["name"] != "" {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodPatch, "/accounts/shop-1", "adm", `{"name":null}`), 200); got["name"] != "" {
 		t.Errorf("patched %v", got)
 	}
 	wantProblem(t, b.request(http.MethodPut, "/accounts/shop-1", "adm", `{"id":"shop-2"}`), 400, "keeps its id")
@@ -59,7 +59,7 @@ func TestAccounts(t *testing.T) {
 	var ids []string
 	for next := "/accounts?limit=2"; next != ""; {
 		w := b.request(http.MethodGet, next, "adm", "")
-		for _, a := range wantJSON[[]object1](t, w, 200) {
+		for _, a := range wantJSON[[]jsonObject](t, w, 200) {
 			ids = append(ids, a["id"].(string))
 		}
 		next = nextOf(w.Header())
@@ -94,7 +94,7 @@ func TestTokens(t *testing.T) {
 		}
 	}
 	w := b.request(http.MethodPost, "/tokens", "adm", `{"name":"ci","scopes":["publish","subscribe"],"expiresAt":"2026-12-01T00:00:00+01:00"}`, "Herald-Account", "acme")
-	got := wantJSON[object1](t, w, 200)
+	got := wantJSON[jsonObject](t, w, 200)
 	secret, _ := got["token"].(string)
 	id, _ := got["id"].(string)
 	if !regexp.MustCompile(`^hrld_[A-Za-z0-9_-]{43}$`).MatchString(secret) || !regexp.MustCompile(`^tok_[0-9a-v]{26}$`).MatchString(id) ||
@@ -111,10 +111,10 @@ func TestTokens(t *testing.T) {
 		t.Errorf("the token: %d %s", w.Code, w.Body)
 	}
 	all := b.request(http.MethodGet, "/tokens", "adm", "")
-	if n := len(wantJSON[[]object1](t, all, 200)); n != 9 || strings.Contains(all.Body.String(), "hrld_") || strings.Contains(all.Body.String(), "token\"") {
+	if n := len(wantJSON[[]jsonObject](t, all, 200)); n != 9 || strings.Contains(all.Body.String(), "hrld_") || strings.Contains(all.Body.String(), "token\"") {
 		t.Errorf("%d listed: %s", n, all.Body)
 	}
-	if n := len(wantJSON[[]object1](t, b.request(http.MethodGet, "/tokens", "adm", "", "Herald-Account", "acme"), 200)); n != 6 {
+	if n := len(wantJSON[[]jsonObject](t, b.request(http.MethodGet, "/tokens", "adm", "", "Herald-Account", "acme"), 200)); n != 6 {
 		t.Errorf("%d listed of acme", n)
 	}
 	wantProblem(t, b.request(http.MethodDelete, "/tokens/"+id, "adm", "", "Herald-Account", "other"), 404)
@@ -123,7 +123,7 @@ func TestTokens(t *testing.T) {
 	}
 	wantProblem(t, b.request(http.MethodGet, "/subscriptions", secret, ""), 401)
 	wantProblem(t, b.request(http.MethodDelete, "/tokens/"+id, "adm", ""), 404)
-	if got := wantJSON[object1](t, b.request(http.MethodPost, "/tokens", "adm", `{"scopes":["admin"]}`), 200); got["accountId"] != "default" || got["expiresAt"] != nil {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodPost, "/tokens", "adm", `{"scopes":["admin"]}`), 200); got["accountId"] != "default" || got["expiresAt"] != nil {
 		t.Errorf("minted %v", got)
 	}
 }
@@ -131,10 +131,10 @@ func TestTokens(t *testing.T) {
 func TestResources(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	if got := wantJSON[object1](t, b.request(http.MethodPut, "/resources/project/p%253A1", "pub", `{"name":"A"}`), 200); !maps.Equal(got, object1{"type": "project", "id": "p%3A1", "name": "A"}) {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodPut, "/resources/project/p%253A1", "pub", `{"name":"A"}`), 200); !maps.Equal(got, jsonObject{"type": "project", "id": "p%3A1", "name": "A"}) {
 		t.Errorf("put %v", got)
 	}
-	if got := wantJSON[object1](t, b.request(http.MethodPut, "/resources/task/t1", "pub", ""), 200); got["name"] != "" {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodPut, "/resources/task/t1", "pub", ""), 200); got["name"] != "" {
 		t.Errorf("put %v", got)
 	}
 	read := b.request(http.MethodGet, "/resources/task/t1", "sub", "").Body.String()
@@ -171,7 +171,7 @@ func TestResources(t *testing.T) {
 			t.Errorf("%.80s: %+v", body, p)
 		}
 	}
-	if n := len(wantJSON[[]object1](t, b.request(http.MethodGet, "/resources", "sub", ""), 200)); n != 6 {
+	if n := len(wantJSON[[]jsonObject](t, b.request(http.MethodGet, "/resources", "sub", ""), 200)); n != 6 {
 		t.Errorf("%d listed", n)
 	}
 	w := b.request(http.MethodGet, "/resources?type=zebra&limit=1", "sub", "")
@@ -189,7 +189,7 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s: %+v", path, p)
 		}
 	}
-	if n := len(wantJSON[[]object1](t, b.request(http.MethodGet, "/resources", "alien", ""), 200)); n != 0 {
+	if n := len(wantJSON[[]jsonObject](t, b.request(http.MethodGet, "/resources", "alien", ""), 200)); n != 0 {
 		t.Errorf("another account sees %d", n)
 	}
 	if w := b.request(http.MethodDelete, "/resources/zebra/z1", "pub", ""); w.Code != 204 {
@@ -216,8 +216,8 @@ func TestDeliveries(t *testing.T) {
 		{Number: 1, StartedAt: testNow, Duration: 12345 * time.Microsecond, Class: queue.ClassRetry, Status: 500, Error: "answered 500", Response: []byte("no\xff\"\x00")},
 		{Number: 2, StartedAt: testNow.Add(time.Second), Class: queue.ClassRetry, Error: "the connection was refused"},
 	}
-	list := wantJSON[[]object1](t, b.request(http.MethodGet, "/deliveries", "sub", ""), 200)
-	want := object1{
+	list := wantJSON[[]jsonObject](t, b.request(http.MethodGet, "/deliveries", "sub", ""), 200)
+	want := jsonObject{
 		"id": d[0].ID.String(), "eventId": "e0", "eventType": "a.b", "subscriptionId": v["id"], "state": "dead", "reason": "exhausted",
 		"attemptCount": 2.0, "acceptedAt": "2026-11-21T08:30:00Z",
 	}
@@ -234,7 +234,7 @@ func TestDeliveries(t *testing.T) {
 		"/deliveries?since=2026-11-21T08:30:01Z": 0, "/deliveries?subscription=" + v["id"].(string): 3, "/deliveries?subscription=01234567-89ab-7def-8123-456789abcdef": 0,
 		"/deliveries?limit=2": 2, "/deliveries?after=" + d[1].ID.String(): 1,
 	} {
-		if got := wantJSON[[]object1](t, b.request(http.MethodGet, path, "sub", ""), 200); len(got) != n {
+		if got := wantJSON[[]jsonObject](t, b.request(http.MethodGet, path, "sub", ""), 200); len(got) != n {
 			t.Errorf("%s: %d", path, len(got))
 		}
 	}
@@ -253,7 +253,7 @@ func TestDeliveries(t *testing.T) {
 			t.Errorf("%s: %+v", path, p)
 		}
 	}
-	if n := len(wantJSON[[]object1](t, b.request(http.MethodGet, "/deliveries", "alien", ""), 200)); n != 0 {
+	if n := len(wantJSON[[]jsonObject](t, b.request(http.MethodGet, "/deliveries", "alien", ""), 200)); n != 0 {
 		t.Errorf("another account sees %d", n)
 	}
 	for _, path := range []string{"/deliveries/" + d[0].ID.String(), "/deliveries/" + d[0].ID.String() + "/retry"} {
@@ -269,12 +269,12 @@ func TestDeliveries(t *testing.T) {
 	// A paused subscription holds what waits, and nothing else.
 	b.request(http.MethodPost, "/subscriptions/"+v["id"].(string)+"/pause", "sub", "")
 	for i, state := range []string{"dead", "held", "held"} {
-		if got := wantJSON[object1](t, b.request(http.MethodGet, "/deliveries/"+d[i].ID.String(), "sub", ""), 200); got["state"] != state {
+		if got := wantJSON[jsonObject](t, b.request(http.MethodGet, "/deliveries/"+d[i].ID.String(), "sub", ""), 200); got["state"] != state {
 			t.Errorf("delivery %d is %v", i, got["state"])
 		}
 	}
 	b.request(http.MethodPost, "/subscriptions/"+v["id"].(string)+"/enable", "sub", "")
-	if got := wantJSON[object1](t, b.request(http.MethodPost, "/deliveries/"+d[0].ID.String()+"/retry", "sub", ""), 202); got["state"] != "pending" || len(b.queue.retried) != 1 {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodPost, "/deliveries/"+d[0].ID.String()+"/retry", "sub", ""), 202); got["state"] != "pending" || len(b.queue.retried) != 1 {
 		t.Errorf("retried %v", got)
 	}
 	b.request(http.MethodDelete, "/subscriptions/"+v["id"].(string), "sub", "")

@@ -194,7 +194,7 @@ func wantJSON[T any](t testing.TB, w *httptest.ResponseRecorder, status int) T {
 	return v
 }
 
-type object1 = map[string]any
+type jsonObject = map[string]any
 
 func TestNewRefusesWhatCannotWork(t *testing.T) {
 	t.Parallel()
@@ -467,10 +467,10 @@ func TestEngineFailuresAreTranslated(t *testing.T) {
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	if got := wantJSON[object1](t, b.request(http.MethodGet, "/healthz", "", ""), 200)["status"]; got != "ok" {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodGet, "/healthz", "", ""), 200)["status"]; got != "ok" {
 		t.Errorf("health: %v", got)
 	}
-	wantJSON[object1](t, b.request(http.MethodGet, "/readyz", "", ""), 200)
+	wantJSON[jsonObject](t, b.request(http.MethodGet, "/readyz", "", ""), 200)
 	b.queue.unhealthy = errors.New("the disk is full")
 	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "events", "the disk is full")
 	b.queue.unhealthy = errors.Join(fmt.Errorf("commit: %w", &os.PathError{Op: "write", Path: "/var/lib/herald/queue.db", Err: syscall.ENOSPC}), errors.New("x"))

@@ -40,7 +40,7 @@ func (*reader) Close() error { return nil }
 func benchmarkPublish(b *testing.B, body string, header ...string) {
 	bed := newBed(b)
 	bed.api.queue = quickQueue{bed.queue}
-	wantJSON[object1](b, bed.request(http.MethodPost, "/subscriptions", "both", `{"dataCallbackURL":"https://r.example/x","events":["task.*"]}`), 200)
+	wantJSON[jsonObject](b, bed.request(http.MethodPost, "/subscriptions", "both", `{"dataCallbackURL":"https://r.example/x","events":["task.*"]}`), 200)
 	u, err := url.Parse("/events")
 	if err != nil {
 		b.Fatal(err)

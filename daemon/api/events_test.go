@@ -185,12 +185,12 @@ func TestEventsAreAcceptedByteForByte(t *testing.T) {
 			t.Errorf("event %+v", e)
 		}
 		w := b.request(http.MethodGet, "/events/e1", "sub", "")
-		wantJSON[object1](t, w, 200)
+		wantJSON[jsonObject](t, w, 200)
 		if !strings.Contains(w.Body.String(), `"data":`+data+`,"deliveries":[]`) {
 			t.Errorf("read %s", w.Body)
 		}
 		w = b.request(http.MethodGet, "/events", "sub", "")
-		wantJSON[[]object1](t, w, 200)
+		wantJSON[[]jsonObject](t, w, 200)
 		if !strings.Contains(w.Body.String(), `"data":`+data+`}]`) {
 			t.Errorf("listed %s", w.Body)
 		}
@@ -306,7 +306,7 @@ func TestEventsFindTheirSubscriptions(t *testing.T) {
 	b := newBed(t)
 	make1 := func(token, body string) store.SubscriptionID {
 		t.Helper()
-		got := wantJSON[object1](t, b.request(http.MethodPost, "/subscriptions", token, body), 200)
+		got := wantJSON[jsonObject](t, b.request(http.MethodPost, "/subscriptions", token, body), 200)
 		id, err := store.ParseSubscriptionID(got["id"].(string))
 		if err != nil {
 			t.Fatal(err)
@@ -336,7 +336,7 @@ func TestEventsFindTheirSubscriptions(t *testing.T) {
 		t.Errorf("deliveries %v", got)
 	}
 	w := b.request(http.MethodGet, "/events/1", "sub", "")
-	if list := wantJSON[object1](t, w, 200)["deliveries"].([]any); len(list) != 2 {
+	if list := wantJSON[jsonObject](t, w, 200)["deliveries"].([]any); len(list) != 2 {
 		t.Errorf("deliveries %v", list)
 	}
 }
@@ -352,7 +352,7 @@ func TestReadingEvents(t *testing.T) {
 	next, pages := "/events", 0
 	for ; next != "" && pages < 10; pages++ {
 		w := b.request(http.MethodGet, next, "pub", "")
-		for _, e := range wantJSON[[]object1](t, w, 200) {
+		for _, e := range wantJSON[[]jsonObject](t, w, 200) {
 			ids = append(ids, e["id"].(string))
 		}
 		next = nextOf(w.Header())

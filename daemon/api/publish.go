@@ -492,13 +492,12 @@ func (e *eventReader) finish() {
 	}
 }
 
-// sum stands for the event as it was submitted. A time that was left out is part of it as such, so
-// that the repeat of an event without one is the same event.
+// sum stands for the event as it was submitted. A time that was left out counts as the zero time, which
+// none that is given can be, so that the repeat of an event without one is the same event.
 func (e *eventReader) sum() (sum [16]byte) {
 	h := e.c.digest
 	h.Reset()
 	buf := e.c.out[:0]
-	buf = append(buf, e.seen&hasTime)
 	buf = binary.BigEndian.AppendUint64(buf, uint64(e.s.Time.Unix()))
 	buf = binary.BigEndian.AppendUint32(buf, uint32(e.s.Time.Nanosecond()))
 	for _, s := range [...]string{e.s.Type, e.s.Resource} {

@@ -19,9 +19,9 @@ import (
 const minimal = `{"dataCallbackURL":"https://r.example/x"}`
 
 // subscribe creates a subscription and returns it with its path.
-func (b *bed) subscribe(body string) (object1, string) {
+func (b *bed) subscribe(body string) (jsonObject, string) {
 	b.t.Helper()
-	v := wantJSON[object1](b.t, b.request(http.MethodPost, "/subscriptions", "sub", body), 200)
+	v := wantJSON[jsonObject](b.t, b.request(http.MethodPost, "/subscriptions", "sub", body), 200)
 	id, _ := v["id"].(string)
 	return v, "/subscriptions/" + id
 }
@@ -243,7 +243,7 @@ func TestSubscriptionDefaults(t *testing.T) {
 	delete(v, "signingSecret")
 	id := v["id"]
 	delete(v, "id")
-	want := object1{
+	want := jsonObject{
 		"dataCallbackURL": "https://r.example/x?key=1", "exportFormat": "application/json", "numberOfRecords": 1.0, "maxWaitSeconds": 1.0,
 		"payload": "envelope", "method": "POST", "signingSecretSet": true, "state": "active",
 		"stateSince": "2026-11-21T08:30:00Z", "createdAt": "2026-11-21T08:30:00Z", "updatedAt": "2026-11-21T08:30:00Z",
@@ -252,7 +252,7 @@ func TestSubscriptionDefaults(t *testing.T) {
 		t.Errorf("created %v", v)
 	}
 	want["id"] = id
-	if got := wantJSON[object1](t, b.request(http.MethodGet, path, "sub", ""), 200); !maps.Equal(got, want) {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodGet, path, "sub", ""), 200); !maps.Equal(got, want) {
 		t.Errorf("read %v", got)
 	}
 	if b.stored().AccountID != "acme" || len(b.changed) != 1 {
@@ -310,7 +310,7 @@ func TestReplacing(t *testing.T) {
 	b := newBed(t)
 	_, path := b.subscribe(everything)
 	// Absent members go to their defaults, absent secrets stay.
-	v := wantJSON[object1](t, b.request(http.MethodPut, path, "sub", `{"dataCallbackURL":"https://new.example/","authentication":{"type":"basic","username":"v"}}`), 200)
+	v := wantJSON[jsonObject](t, b.request(http.MethodPut, path, "sub", `{"dataCallbackURL":"https://new.example/","authentication":{"type":"basic","username":"v"}}`), 200)
 	s := b.stored()
 	if s.DataCallbackURL != "https://new.example/" || s.Resource != "" || s.Events != nil || s.Payload != store.PayloadEnvelope || s.Method != "POST" ||
 		s.MaxWait != time.Second || s.Delivery != (store.DeliveryPolicy{}) || v["delivery"] != nil {
@@ -325,11 +325,11 @@ func TestReplacing(t *testing.T) {
 	if b.stored().Authentication.Password != "p4ss" {
 		t.Error("an absent authentication was removed")
 	}
-	wantJSON[object1](t, b.request(http.MethodPut, path, "sub", `{"dataCallbackURL":"https://r.example/x","authentication":null,"signingSecret":null}`), 200)
+	wantJSON[jsonObject](t, b.request(http.MethodPut, path, "sub", `{"dataCallbackURL":"https://r.example/x","authentication":null,"signingSecret":null}`), 200)
 	if s := b.stored(); s.Authentication != (store.Authentication{}) || len(s.SigningSecrets) != 0 {
 		t.Errorf("null left %+v", s)
 	}
-	if v := wantJSON[object1](t, b.request(http.MethodPut, path, "sub", minimal), 200); v["signingSecretSet"] != false || v["signingSecret"] != nil {
+	if v := wantJSON[jsonObject](t, b.request(http.MethodPut, path, "sub", minimal), 200); v["signingSecretSet"] != false || v["signingSecret"] != nil {
 		t.Errorf("a replacement made a secret: %v", v)
 	}
 }
@@ -340,7 +340,7 @@ func TestPatching(t *testing.T) {
 	_, path := b.subscribe(everything)
 	patch := func(body string) *store.Subscription {
 		t.Helper()
-		wantJSON[object1](t, b.request(http.MethodPatch, path, "sub", body, "Content-Type", "application/merge-patch+json"), 200)
+		wantJSON[jsonObject](t, b.request(http.MethodPatch, path, "sub", body, "Content-Type", "application/merge-patch+json"), 200)
 		return b.stored()
 	}
 	b.mu.Lock()
@@ -401,7 +401,7 @@ func TestSelectionMovesAtOnce(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	_, path := b.subscribe(`{"dataCallbackURL":"https://r.example/x","events":["task.create"]}`)
-	wantJSON[object1](t, b.request(http.MethodPatch, path, "sub", `{"events":["note.create"]}`), 200)
+	wantJSON[jsonObject](t, b.request(http.MethodPatch, path, "sub", `{"events":["note.create"]}`), 200)
 	b.request(http.MethodPost, "/events", "pub", `{"id":"1","type":"task.create","data":{}}`)
 	b.request(http.MethodPost, "/events", "pub", `{"id":"2","type":"note.create","data":{}}`)
 	if len(b.queue.deliveries) != 1 || b.queue.deliveries[0].EventID != "2" {
@@ -439,14 +439,14 @@ func TestSubscriptionLife(t *testing.T) {
 	wantProblem(t, b.request(http.MethodPost, path+"/pause", "sub", `{"reason":"x"}`), 400, "reason", "no input")
 	wantProblem(t, b.request(http.MethodPost, path+"/pause", "sub", `[]`), 400)
 	wantProblem(t, b.request(http.MethodPost, path+"/pause", "sub", `x=1`, "Content-Type", "application/x-www-form-urlencoded"), 415)
-	if got := wantJSON[object1](t, b.request(http.MethodPost, path+"/pause", "sub", `{}`), 200); got["state"] != "paused" || got["stateReason"] != "owner" {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodPost, path+"/pause", "sub", `{}`), 200); got["state"] != "paused" || got["stateReason"] != "owner" {
 		t.Errorf("paused %v", got)
 	}
 	b.request(http.MethodPost, "/events", "pub", `{"id":"1","type":"a","data":{}}`)
-	if list := wantJSON[[]object1](t, b.request(http.MethodGet, "/deliveries?state=held", "sub", ""), 200); len(list) != 1 || list[0]["state"] != "held" {
+	if list := wantJSON[[]jsonObject](t, b.request(http.MethodGet, "/deliveries?state=held", "sub", ""), 200); len(list) != 1 || list[0]["state"] != "held" {
 		t.Errorf("held %v", list)
 	}
-	if got := wantJSON[object1](t, b.request(http.MethodPost, path+"/enable", "sub", ""), 200); got["state"] != "active" || got["stateReason"] != nil {
+	if got := wantJSON[jsonObject](t, b.request(http.MethodPost, path+"/enable", "sub", ""), 200); got["state"] != "active" || got["stateReason"] != nil {
 		t.Errorf("enabled %v", got)
 	}
 	if len(b.changed) != 3 {
@@ -480,13 +480,13 @@ func TestSubscriptionLife(t *testing.T) {
 		t.Errorf("rotated to %+v", secrets)
 	}
 	for range maxSecrets - 2 {
-		wantJSON[object1](t, b.request(http.MethodPost, path+"/secret", "sub", ""), 200)
+		wantJSON[jsonObject](t, b.request(http.MethodPost, path+"/secret", "sub", ""), 200)
 	}
 	wantProblem(t, b.request(http.MethodPost, path+"/secret", "sub", ""), 409, "2026-11-22T08:30:00Z")
 	b.mu.Lock()
 	b.now = b.now.Add(24 * time.Hour)
 	b.mu.Unlock()
-	wantJSON[object1](t, b.request(http.MethodPost, path+"/secret", "sub", ""), 200)
+	wantJSON[jsonObject](t, b.request(http.MethodPost, path+"/secret", "sub", ""), 200)
 	if n := len(b.stored().SigningSecrets); n != 2 {
 		t.Errorf("%d secrets a day later", n)
 	}
@@ -532,7 +532,7 @@ func TestSubscriptionLimit(t *testing.T) {
 	b.subscribe(minimal)
 	b.subscribe(minimal)
 	wantProblem(t, b.request(http.MethodPost, "/subscriptions", "sub", minimal), 409, "2 subscriptions", "max_per_account")
-	wantJSON[object1](t, b.request(http.MethodPost, "/subscriptions", "alien", minimal), 200)
+	wantJSON[jsonObject](t, b.request(http.MethodPost, "/subscriptions", "alien", minimal), 200)
 }
 
 func TestListingSubscriptions(t *testing.T) {
@@ -545,16 +545,16 @@ func TestListingSubscriptions(t *testing.T) {
 	for range many {
 		b.subscribe(minimal)
 	}
-	wantJSON[object1](t, b.request(http.MethodPost, "/subscriptions", "alien", minimal), 200)
+	wantJSON[jsonObject](t, b.request(http.MethodPost, "/subscriptions", "alien", minimal), 200)
 	w := b.request(http.MethodGet, "/subscriptions", "sub", "")
-	all := wantJSON[[]object1](t, w, 200)
+	all := wantJSON[[]jsonObject](t, w, 200)
 	if len(all) != many || w.Header().Get("Link") != "" {
 		t.Errorf("%d listed, Link %q", len(all), w.Header().Get("Link"))
 	}
-	var paged []object1
+	var paged []jsonObject
 	for next := "/subscriptions?limit=300"; next != ""; {
 		w := b.request(http.MethodGet, next, "sub", "")
-		got := wantJSON[[]object1](t, w, 200)
+		got := wantJSON[[]jsonObject](t, w, 200)
 		if len(got) > 300 {
 			t.Fatalf("a page of %d", len(got))
 		}
