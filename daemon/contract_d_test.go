@@ -472,6 +472,21 @@ func TestContract_D39_ErrorRulesHoldForAllCalls(t *testing.T) {
 			t.Errorf("HEAD %s without a token: %d %v", path, a.status, a.header)
 		}
 	}
+	for _, path := range []string{"/accounts", "/tokens", "/resources", "/subscriptions", "/events", "/deliveries", "/accounts/default"} {
+		get := h.admin().do("GET", path, nil).is(200)
+		head := h.admin().do("HEAD", path, nil).is(200)
+		if len(head.body) != 0 || head.header.Get("Content-Type") != "application/json" || len(get.body) == 0 {
+			t.Errorf("HEAD %s answered %v %q", path, head.header, head.body)
+		}
+	}
+	for _, kind := range []string{"application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON"} {
+		h.admin().with("Content-Type", kind).do("POST", "/events", `{"type":"a.b","data":{}}`).is(202)
+	}
+	for _, kind := range []string{"", "text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16", "nonsense", "application/problem+json"} {
+		h.admin().with("Content-Type", kind).do("POST", "/events", `{"type":"a.b","data":{}}`).problem(415)
+	}
+	h.admin().with("Content-Type", "application/x-ndjson").do("POST", "/subscriptions", `{}`).problem(415)
+	h.admin().with("Content-Type", "application/merge-patch+json").do("POST", "/subscriptions", `{}`).problem(415)
 	for _, path := range []string{"/", "/none", "/subscription", "/subscriptions/", "/subscriptions/" + missing + "/none", "//events", "/events/../events", "/Events"} {
 		h.admin().do("GET", path, nil).problem(404)
 	}

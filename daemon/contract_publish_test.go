@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -350,4 +351,41 @@ func TestContract_SizesAreLimited(t *testing.T) {
 	if l := h.admin().do("GET", "/events", nil).is(200).list(); len(l) != 1 {
 		t.Errorf("too large events left %d", len(l))
 	}
+}
+
+// What cannot be made durable is answered 503, and nothing of it is there; with room it goes on.
+func TestContract_NoRoomIs503(t *testing.T) {
+	t.Parallel()
+	h := start(t, "retention: {max_bytes: 16MiB}")
+	r := receive(t)
+	id := h.subscribe(r.URL, nil)
+	h.admin().do("POST", "/subscriptions/"+id+"/pause", nil).is(200)
+	data := `{"x":"` + strings.Repeat("y", 1<<20-8) + `"}`
+	var taken []string
+	var full *answer
+	for i := range 40 {
+		a := h.admin().do("POST", "/events", fmt.Sprintf(`{"id":"big-%d","type":"a.b","data":%s}`, i, data))
+		if a.status != 202 {
+			full = a
+			break
+		}
+		taken = append(taken, a.text("id"))
+	}
+	if full == nil || len(taken) < 8 {
+		t.Fatalf("with 16 MiB %d events of 1 MiB were accepted", len(taken))
+	}
+	full.problem(503)
+	if s, err := strconv.Atoi(full.header.Get("Retry-After")); err != nil || s < 1 {
+		t.Errorf("503 with Retry-After %q", full.header.Get("Retry-After"))
+	}
+	h.admin().do("GET", fmt.Sprintf("/events/big-%d", len(taken)), nil).problem(404)
+	h = h.restart("retention: {max_bytes: 16MiB}") // what was acknowledged is there
+	h.admin().do("POST", "/subscriptions/"+id+"/enable", nil).is(200)
+	for _, e := range taken {
+		h.delivery(e, id, "delivered")
+	}
+	r.only(taken...)
+	h.eventually("there is room again", func() bool {
+		return h.admin().do("POST", "/events", `{"type":"a.b","data":`+data+`}`).status == 202
+	})
 }

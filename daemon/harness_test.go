@@ -126,6 +126,7 @@ type caller struct {
 	h       *herald
 	token   string
 	headers map[string]string
+	client  *http.Client // nil for the network
 }
 
 // admin calls with the admin token.
@@ -134,9 +135,18 @@ func (h *herald) admin() *caller { return h.as(adminToken) }
 // as calls with the token given; "" sends none.
 func (h *herald) as(token string) *caller { return &caller{h: h, token: token} }
 
+// overSocket calls over the unix socket, without a token.
+func (h *herald) overSocket() *caller {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", h.socket)
+	}}
+	h.t.Cleanup(transport.CloseIdleConnections)
+	return &caller{h: h, client: &http.Client{Timeout: httpClient.Timeout, Transport: transport}}
+}
+
 // with returns a caller that also sends the header.
 func (c *caller) with(name, value string) *caller {
-	n := &caller{h: c.h, token: c.token, headers: map[string]string{name: value}}
+	n := &caller{h: c.h, token: c.token, headers: map[string]string{name: value}, client: c.client}
 	for k, v := range c.headers {
 		if k != name {
 			n.headers[k] = v
@@ -185,7 +195,11 @@ func (c *caller) do(method, path string, body any) *answer {
 	for k, v := range c.headers {
 		req.Header.Set(k, v)
 	}
-	resp, err := httpClient.Do(req)
+	client := httpClient
+	if c.client != nil {
+		client = c.client
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		c.h.t.Fatalf("%s %s: %v", method, path, err)
 	}
