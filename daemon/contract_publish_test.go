@@ -381,9 +381,8 @@ func TestContract_NoRoomIs503(t *testing.T) {
 	h.admin().do("GET", fmt.Sprintf("/events/big-%d", len(taken)), nil).problem(404)
 	h = h.restart("retention: {max_bytes: 16MiB}") // what was acknowledged is there
 	h.admin().do("POST", "/subscriptions/"+id+"/enable", nil).is(200)
-	for _, e := range taken {
-		h.delivery(e, id, "delivered")
-	}
+	r.wait(len(taken)) // the events may go early once they are delivered
+	h.sentinel()
 	r.only(taken...)
 	h.eventually("there is room again", func() bool {
 		return h.admin().do("POST", "/events", `{"type":"a.b","data":`+data+`}`).status == 202
