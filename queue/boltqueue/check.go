@@ -17,7 +17,7 @@ const maxFindings = 100
 // Check implements queue.Queue. Commits wait while it reads.
 func (q *Queue) Check(ctx context.Context) error {
 	c := checker{q: q, ctx: ctx}
-	err := q.do(&operation{keep: true, write: func(*bolt.Tx, *stage) error {
+	err := q.do(ctx, &operation{write: func(*bolt.Tx, *stage) error {
 		// Within the writer's turn memory and the last commit agree; what this commit is about to write is not
 		// part of the transaction opened here.
 		if err := q.db.View(c.run); err != nil {

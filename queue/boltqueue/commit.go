@@ -1,6 +1,7 @@
 package boltqueue
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -40,13 +41,19 @@ func cost(w work) boltkit.Cost {
 // mustKeep says what is not given up on a full disk: what was settled, and what makes room.
 func mustKeep(w work) bool { return w.accept == nil && (w.op == nil || w.op.keep) }
 
-// do hands an operation to the writer and waits until it is committed.
-func (q *Queue) do(op *operation) error {
+// do hands an operation to the writer and waits until it is committed. When the context ends before
+// that, the operation may still be done; what it hands to its caller must not be looked at then.
+func (q *Queue) do(ctx context.Context, op *operation) error {
 	op.done = make(chan error, 1)
 	if !q.running.Load() || !q.commits.Submit(work{op: op}) {
 		return queue.ErrClosed
 	}
-	return <-op.done
+	select {
+	case err := <-op.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // stage is what a commit changes in memory once it is on disk. Until then the writer works on copies.
@@ -293,8 +300,9 @@ func (q *Queue) refused(batch []work, err error) {
 	answer := queue.ErrClosed
 	if boltkit.IsFull(err) {
 		answer = queue.ErrFull
-		q.space.filled(err)
-		q.tend.rouse()
+		if q.space.filled(err) {
+			q.tend.rouse()
+		}
 	}
 	q.metrics.failed(err)
 	for i := range batch {

@@ -16,7 +16,7 @@ func (q *Queue) DropLane(ctx context.Context, id queue.Lane) error {
 		return err
 	}
 	var l *lane
-	return q.do(&operation{
+	return q.do(ctx, &operation{
 		keep: true,
 		write: func(tx *bolt.Tx, st *stage) error {
 			var err error
@@ -66,9 +66,9 @@ func (q *Queue) convert(l *lane) {
 
 // convertPage discards some retries of a dropped lane; more says whether others are left. Leased ones are
 // left to their settlement.
-func (q *Queue) convertPage(l *lane) (more bool, err error) {
+func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error) {
 	var keys []leaseKey
-	err = q.do(&operation{
+	err = q.do(ctx, &operation{
 		keep: true,
 		write: func(tx *bolt.Tx, st *stage) error {
 			prefix := string(key32(l.number))

@@ -38,10 +38,10 @@ func (q *Queue) retain(ctx context.Context) {
 		case <-q.tend:
 		case <-probe:
 		}
-		q.space.recheck(q)
+		q.space.recheck(ctx, q)
 		for ctx.Err() == nil {
-			more, err := q.tendOnce()
-			if errors.Is(err, queue.ErrFull) || errors.Is(err, queue.ErrClosed) {
+			more, err := q.tendOnce(ctx)
+			if errors.Is(err, queue.ErrFull) || errors.Is(err, queue.ErrClosed) || ctx.Err() != nil {
 				break
 			}
 			if err != nil {
@@ -57,12 +57,12 @@ func (q *Queue) retain(ctx context.Context) {
 }
 
 // tendOnce does one step; more says that there may be another.
-func (q *Queue) tendOnce() (more bool, err error) {
+func (q *Queue) tendOnce(ctx context.Context) (more bool, err error) {
 	q.mu.Lock()
 	if n := len(q.converting); n > 0 {
 		l := q.converting[0]
 		q.mu.Unlock()
-		left, err := q.convertPage(l)
+		left, err := q.convertPage(ctx, l)
 		if err != nil {
 			return false, err
 		}
@@ -85,12 +85,12 @@ func (q *Queue) tendOnce() (more bool, err error) {
 	q.mu.Unlock()
 	switch {
 	case sealNow:
-		return true, q.sealTail(tail.first)
+		return true, q.sealTail(ctx, tail.first)
 	case victim != nil:
-		return q.retire(victim, nowMs)
+		return q.retire(ctx, victim, nowMs)
 	}
-	for _, step := range []func(int64, queue.Retention) (bool, error){q.dropAttempts, q.dropIDs, q.expireDead, q.forgetLanes} {
-		if more, err := step(nowMs, r); more || err != nil {
+	for _, step := range []func(context.Context, int64, queue.Retention) (bool, error){q.dropAttempts, q.dropIDs, q.expireDead, q.forgetLanes} {
+		if more, err := step(ctx, nowMs, r); more || err != nil {
 			return more, err
 		}
 	}
@@ -153,8 +153,8 @@ func (q *Queue) checkQuota() {
 }
 
 // sealTail seals the open segment, if it still is the one meant.
-func (q *Queue) sealTail(first uint64) error {
-	return q.do(&operation{keep: true, write: func(tx *bolt.Tx, st *stage) error {
+func (q *Queue) sealTail(ctx context.Context, first uint64) error {
+	return q.do(ctx, &operation{keep: true, write: func(tx *bolt.Tx, st *stage) error {
 		if st.tail == nil || st.tail.first != first {
 			return nil
 		}
@@ -164,7 +164,7 @@ func (q *Queue) sealTail(first uint64) error {
 
 // retire takes a segment a step further towards its end: nothing of it is claimed any more; what is not
 // finished becomes dead, page by page; then it is dropped.
-func (q *Queue) retire(s *segment, nowMs int64) (more bool, err error) {
+func (q *Queue) retire(ctx context.Context, s *segment, nowMs int64) (more bool, err error) {
 	q.mu.Lock()
 	s.retiring = true
 	leased := s.leased
@@ -174,7 +174,7 @@ func (q *Queue) retire(s *segment, nowMs int64) (more bool, err error) {
 		return false, nil // the end of the last lease asks again
 	}
 	r := retirement{q: q, s: s, aged: nowMs-s.maxMs >= q.retentionNow().Events.Milliseconds()}
-	err = q.do(&operation{keep: true, write: r.write, after: r.after})
+	err = q.do(ctx, &operation{keep: true, write: r.write, after: r.after})
 	return err == nil, err
 }
 
@@ -414,13 +414,13 @@ func (r *retirement) after(st *stage) {
 }
 
 // dropAttempts drops one segment of the attempt log whose last attempt is over age.
-func (q *Queue) dropAttempts(nowMs int64, r queue.Retention) (bool, error) {
+func (q *Queue) dropAttempts(ctx context.Context, nowMs int64, r queue.Retention) (bool, error) {
 	over := nowMs - r.Attempts.Milliseconds()
-	return q.dropBucket(bucketAtt, func(_ []byte, b *bolt.Bucket) bool { return int64(b.Sequence()) <= over })
+	return q.dropBucket(ctx, bucketAtt, func(_ []byte, b *bolt.Bucket) bool { return int64(b.Sequence()) <= over })
 }
 
 // dropIDs drops one slice of publishers' ids none of whose events is left.
-func (q *Queue) dropIDs(nowMs int64, r queue.Retention) (bool, error) {
+func (q *Queue) dropIDs(ctx context.Context, nowMs int64, r queue.Retention) (bool, error) {
 	q.mu.Lock()
 	oldest := q.seq + 1
 	if len(q.segments) > 0 {
@@ -429,14 +429,14 @@ func (q *Queue) dropIDs(nowMs int64, r queue.Retention) (bool, error) {
 	q.mu.Unlock()
 	// The slice that new ids go into stays: an id may be on its way into it.
 	current := uint64(nowMs - nowMs%sliceWidth(r))
-	return q.dropBucket(bucketIdem, func(name []byte, b *bolt.Bucket) bool {
+	return q.dropBucket(ctx, bucketIdem, func(name []byte, b *bolt.Bucket) bool {
 		return b.Sequence() < oldest && big.Uint64(name) < current
 	})
 }
 
 // dropBucket drops the first bucket within root for which over says so. It looks in a short read
 // transaction first, so that nothing is committed for nothing.
-func (q *Queue) dropBucket(root []byte, over func(name []byte, b *bolt.Bucket) bool) (bool, error) {
+func (q *Queue) dropBucket(ctx context.Context, root []byte, over func(name []byte, b *bolt.Bucket) bool) (bool, error) {
 	var name []byte
 	err := q.view(func(tx *bolt.Tx) error {
 		b := tx.Bucket(root)
@@ -452,7 +452,7 @@ func (q *Queue) dropBucket(root []byte, over func(name []byte, b *bolt.Bucket) b
 	if err != nil || name == nil {
 		return false, err
 	}
-	err = q.do(&operation{keep: true, write: func(tx *bolt.Tx, _ *stage) error {
+	err = q.do(ctx, &operation{keep: true, write: func(tx *bolt.Tx, _ *stage) error {
 		b := tx.Bucket(root)
 		if inner := b.Bucket(name); inner == nil || !over(name, inner) {
 			return nil
@@ -464,7 +464,7 @@ func (q *Queue) dropBucket(root []byte, over func(name []byte, b *bolt.Bucket) b
 
 // expireDead removes records of deliveries that ended long ago and whose segment is gone, with the events
 // kept for them. A dead delivery of a retained event stays as long as the event.
-func (q *Queue) expireDead(nowMs int64, r queue.Retention) (bool, error) {
+func (q *Queue) expireDead(ctx context.Context, nowMs int64, r queue.Retention) (bool, error) {
 	over := nowMs - r.Dead.Milliseconds()
 	q.mu.Lock()
 	var due []*lane
@@ -484,7 +484,7 @@ func (q *Queue) expireDead(nowMs int64, r queue.Retention) (bool, error) {
 			return false, err
 		}
 		if len(keys) > 0 {
-			return true, q.removeExpired(keys)
+			return true, q.removeExpired(ctx, keys)
 		}
 		q.mu.Lock()
 		if l.oldestDied <= over {
@@ -519,9 +519,9 @@ func (q *Queue) findExpired(l *lane, over int64, first uint64) (keys []leaseKey,
 	return keys, earliest, err
 }
 
-func (q *Queue) removeExpired(keys []leaseKey) error {
+func (q *Queue) removeExpired(ctx context.Context, keys []leaseKey) error {
 	var removed []fateChange
-	return q.do(&operation{
+	return q.do(ctx, &operation{
 		keep: true,
 		write: func(tx *bolt.Tx, _ *stage) error {
 			removed = removed[:0]
@@ -590,7 +590,7 @@ func unkeep(tx *bolt.Tx, seq uint64) error {
 }
 
 // forgetLanes removes the numbers of dropped lanes no event names any more.
-func (q *Queue) forgetLanes(int64, queue.Retention) (bool, error) {
+func (q *Queue) forgetLanes(ctx context.Context, _ int64, _ queue.Retention) (bool, error) {
 	q.mu.Lock()
 	oldest := q.seq + 1
 	if len(q.segments) > 0 {
@@ -608,7 +608,7 @@ func (q *Queue) forgetLanes(int64, queue.Retention) (bool, error) {
 	if len(idle) == 0 {
 		return false, nil
 	}
-	err := q.do(&operation{
+	err := q.do(ctx, &operation{
 		keep: true,
 		write: func(tx *bolt.Tx, st *stage) error {
 			// An event of this very commit may name one of them.

@@ -44,7 +44,7 @@ func (q *Queue) Retry(ctx context.Context, accountID string, id queue.DeliveryID
 	var old, now fate
 	var retried bool
 	key := leaseKey{seq: id.Seq}
-	return q.do(&operation{
+	return q.do(ctx, &operation{
 		write: func(tx *bolt.Tx, st *stage) error {
 			q.mu.Lock()
 			l = q.lanes[id.Lane]
@@ -168,7 +168,7 @@ func (q *Queue) RetryDead(ctx context.Context, id queue.Lane) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return total, err
 		}
-		n, next, err := q.retryPage(id, from)
+		n, next, err := q.retryPage(ctx, id, from)
 		total += n
 		if err != nil || next == nil {
 			return total, err
@@ -179,14 +179,14 @@ func (q *Queue) RetryDead(ctx context.Context, id queue.Lane) (int, error) {
 
 // retryPage makes some dead deliveries of a lane due, those from the given key of died on, and returns the key to
 // go on with.
-func (q *Queue) retryPage(id queue.Lane, from []byte) (n int, next []byte, err error) {
+func (q *Queue) retryPage(ctx context.Context, id queue.Lane, from []byte) (n int, next []byte, err error) {
 	type revived struct {
 		key      leaseKey
 		old, now fate
 	}
 	var l *lane
 	var list []revived
-	err = q.do(&operation{
+	err = q.do(ctx, &operation{
 		write: func(tx *bolt.Tx, st *stage) error {
 			q.mu.Lock()
 			l = q.lanes[id]

@@ -1,6 +1,7 @@
 package boltqueue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -29,7 +30,8 @@ type space struct {
 	reason  error // why a commit found no room
 	low     error // why no commit is tried
 	damage  error // why the queue cannot deliver what it holds
-	checked time.Time
+	checked time.Time // when low was found out
+	probed  time.Time
 }
 
 // admit says whether an event may be accepted.
@@ -39,8 +41,12 @@ func (s *space) admit(q *Queue) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	before := s.low
 	s.look(q)
 	if err := errors.Join(s.reason, s.low); err != nil {
+		if before == nil && s.low != nil {
+			q.tend.rouse() // looks again on its own from now on
+		}
 		return fmt.Errorf("%w: %w", queue.ErrFull, err)
 	}
 	return nil
@@ -63,16 +69,18 @@ func (s *space) look(q *Queue) {
 	}
 }
 
-// filled notes that a commit found no room.
-func (s *space) filled(err error) {
+// filled notes that a commit found no room; first says that the one before had found some.
+func (s *space) filled(err error) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	first = s.reason == nil
 	var path *os.PathError
 	if errors.As(err, &path) {
 		err = path.Err
 	}
 	s.reason = fmt.Errorf("disk full: %w", err)
 	s.full.Store(true)
+	return first
 }
 
 // broken notes that what is stored cannot be read.
@@ -113,15 +121,18 @@ func (s *space) healthy() error {
 }
 
 // recheck tries, where the last commit found no room, whether there is some now, by writing something.
-func (s *space) recheck(q *Queue) {
+func (s *space) recheck(ctx context.Context, q *Queue) {
 	s.mu.Lock()
 	s.look(q)
-	try := s.reason != nil && s.low == nil
+	try := s.reason != nil && s.low == nil && time.Since(s.probed) >= probeEvery
+	if try {
+		s.probed = time.Now()
+	}
 	s.mu.Unlock()
 	if !try {
 		return
 	}
-	err := q.do(&operation{write: func(tx *bolt.Tx, _ *stage) error {
+	err := q.do(ctx, &operation{write: func(tx *bolt.Tx, _ *stage) error {
 		return tx.Bucket(bucketProbe).Put([]byte("p"), make([]byte, probeBytes))
 	}})
 	if err == nil {

@@ -1,0 +1,75 @@
+package boltqueue
+
+import (
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"herald/queue"
+)
+
+// BenchmarkQueue takes events through accept, claim and settle: K events per call, each for F of 1000 lanes. It reports
+// the processor time and the bytes written for one event.
+func BenchmarkQueue(b *testing.B) {
+	lanes := make([]queue.Lane, 1000)
+	for i := range lanes {
+		lanes[i] = queue.Lane{byte(i >> 8), byte(i), 1}
+	}
+	data := make([]byte, 1024)
+	for _, f := range []int{1, 10, 100} {
+		for _, k := range []int{1, 10, 100, 1000} {
+			b.Run(fmt.Sprintf("F=%d/K=%d", f, k), func(b *testing.B) {
+				var written atomic.Int64
+				q := running(b, Options{
+					NoPace: true, Retention: queue.Retention{Events: time.Hour, MaxBytes: 256 << 20},
+					WriteAt: func(p []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+						written.Add(int64(len(p)))
+						return write(p, off)
+					},
+				})
+				var claims []queue.Claim
+				n := 0
+				began, start := cpuTime(), time.Now()
+				written.Store(0)
+				for b.Loop() {
+					subs := make([]queue.Submission, k)
+					for i := range subs {
+						subs[i] = queue.Submission{Event: queue.Event{AccountID: "a", Type: "task.create", Time: start, Data: data}, Lanes: make([]queue.Lane, f)}
+						for j := range f {
+							subs[i].Lanes[j] = lanes[(n*31+j*7)%len(lanes)]
+						}
+						n++
+					}
+					if _, err := q.Accept(b.Context(), subs); err != nil {
+						b.Fatal(err)
+					}
+					for left := k * f; left > 0; left -= len(claims) {
+						var err error
+						if claims, err = q.Claim(b.Context(), left, anyRoom, claims[:0]); err != nil {
+							b.Fatal(err)
+						}
+						ss := make([]queue.Settlement, len(claims))
+						for i, c := range claims {
+							ss[i] = queue.Settlement{Delivery: c.Delivery, State: queue.StateDelivered, Attempt: &queue.Attempt{StartedAt: start, Duration: time.Millisecond, Class: queue.ClassDelivered, Status: 200}}
+						}
+						q.Settle(ss...)
+					}
+				}
+				wall := time.Since(start)
+				b.ReportMetric(float64((cpuTime()-began).Nanoseconds())/1e3/float64(n), "cpu-us/event")
+				b.ReportMetric(float64(written.Load())/float64(n), "written-B/event")
+				b.ReportMetric(float64(n)/wall.Seconds(), "events/s")
+			})
+		}
+	}
+}
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
