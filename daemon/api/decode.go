@@ -279,7 +279,7 @@ func explain(body []byte, err error) error {
 		}
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || int(s.ByteOffset) >= len(body) {
-		return newProblem(badRequest, "the body ends in the middle of a value%s", within)
+		return newProblem(badRequest, "the body ends in the middle of a value, at %s%s", position(body, len(body)), within)
 	}
 	at := int(s.ByteOffset)
 	return newProblem(badRequest, "the body is not JSON: %s at %s%s", unexpected(body, at), position(body, at), within)
@@ -317,7 +317,7 @@ func position(body []byte, at int) string {
 	before := body[:at]
 	line := 1 + bytes.Count(before, []byte("\n"))
 	col := 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
-	if !bytes.Contains(bytes.TrimRight(body, "\r\n"), []byte("\n")) {
+	if line == 1 && !bytes.Contains(bytes.TrimRight(body, "\r\n"), []byte("\n")) {
 		return fmt.Sprintf("position %d", col)
 	}
 	return fmt.Sprintf("line %d, position %d", line, col)

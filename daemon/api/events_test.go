@@ -225,11 +225,12 @@ func TestBatches(t *testing.T) {
 		t.Errorf("%d events", len(b.queue.events))
 	}
 	for body, words := range map[string][]string{
-		"{\"type\":\"a\",\"data\":{}}\n\n{\"type\":\"\",\"data\":{}}\n":      {"/1/type", "line 3"},
-		"{\"type\":\"a\",\"data\":{}} {\"type\":\"b\",\"data\":{}}":          {"line 1", "goes on"},
-		"{\"type\":\"a\",\n\"data\":{}}":                                     {"line 1", "over the end"},
-		"{\"type\":\"a\",\"data\":{}}\n[{\"type\":\"a\",\"data\":{}}]":       {"line 2", "not an array"},
-		"{\"type\":\"a\",\"data\":{}}\n{\"type\":\"a\"":                      {"ends in the middle"},
+		"{\"type\":\"a\",\"data\":{}}\n\n{\"type\":\"\",\"data\":{}}\n": {"/1/type", "line 3"},
+		"{\"type\":\"a\",\"data\":{}} {\"type\":\"b\",\"data\":{}}":     {"line 1", "goes on"},
+		"{\"type\":\"a\",\n\"data\":{}}":                                {"line 1", "over the end"},
+		"{\"type\":\"a\",\"data\":{}}\n[{\"type\":\"a\",\"data\":{}}]":  {"line 2", "not an array"},
+		"{\"type\": tru}": {"line 1", "position 13"},
+		"{\"type\":\"a\",\"data\":{}}\n{\"type\":\"a\"":                      {"ends in the middle", "line 2, position 12"},
 		"{\"type\":\"a\",\"data\":{}}\n{\"type\":\u201ca\u201d,\"data\":{}}": {"line 2, position 9", "“"},
 		"\n \n": {"empty"},
 	} {

@@ -206,7 +206,7 @@ func (b *batch) readLines(d *jsontext.Decoder) error {
 			return newProblem(badRequest, "line %d: the line goes on after its event; each line holds one", line)
 		}
 		if err := b.readEvent(d, line); err != nil {
-			return explain(b.body, err)
+			return b.inLine(line, explain(b.body, err))
 		}
 		at = int(d.InputOffset())
 		if bytes.IndexByte(b.body[start:at], '\n') >= 0 {
@@ -237,6 +237,14 @@ func (b *batch) prefix(line int) string {
 		return ""
 	}
 	return "line " + strconv.Itoa(line) + ": "
+}
+
+// inLine makes sure that a problem names the line: a body of one line has positions only.
+func (b *batch) inLine(line int, err error) error {
+	if p, ok := errors.AsType[*problem](err); ok && !strings.Contains(p.detail, "line ") {
+		p.detail = b.prefix(line) + p.detail
+	}
+	return err
 }
 
 // lineOf finds the line of an event that was read before.
