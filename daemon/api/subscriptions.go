@@ -398,7 +398,7 @@ func (a *API) apply(ctx context.Context, in *node, how mode, current, next *stor
 	if p.urlChanged() {
 		if u, err := url.Parse(next.DataCallbackURL); err == nil {
 			if err := a.checkURL(u); err != nil {
-				fs.add("dataCallbackURL", "%s", err.Error())
+				fs.add("dataCallbackURL", "must be an address that pushes may go to; it is refused: %s", err.Error())
 			}
 		}
 	}

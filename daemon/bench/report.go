@@ -321,7 +321,7 @@ func (r *Report) writeTable(w io.Writer) error {
 	row("bytes/event", optional(d.DiskPerEvent, 0), fmt.Sprintf("to the disk; %s in write calls with sockets", optional(d.WrittenPerEvent, 0)))
 	row("commits/s", optional(d.CommitsPerSecond, 0), optional(d.EventsPerCommit, 1)+" events each")
 	row()
-	row("lost", strconv.FormatInt(r.Lost, 10), fmt.Sprintf("deliveries, of %d events", r.LostEvents))
+	row("lost", strconv.FormatInt(r.Lost, 10), fmt.Sprintf("deliveries; %d of %d were expected and arrived", r.Deliveries, r.Deliveries+r.Lost))
 	row("duplicated", strconv.FormatInt(r.Duplicated, 10))
 	row("wrong", strconv.FormatInt(r.Misidentified+r.Alien+r.Forged+r.Corrupted+r.Broken, 10), fmt.Sprintf("%d signatures and payloads checked in full", r.Verified))
 	if r.Strays > 0 {
