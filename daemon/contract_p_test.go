@@ -147,8 +147,11 @@ func TestContract_P8_BearerTokenInEveryPush(t *testing.T) {
 		}
 	})
 	const token = "eyJhbGciOi.J9._-~+/A=="
-	id := h.subscribe(r.URL, fields{"authentication": fields{"type": "bearer", "token": token}, "delivery": promptly(1)})
-	h.delivery(h.publish("order.create", "", fields{}), id, "delivered")
+	id := h.subscribe(r.URL, fields{"authentication": fields{"type": "bearer", "token": token}, "delivery": patiently()})
+	event := h.publish("order.create", "", fields{})
+	d := h.delivery(event, id, "retrying")
+	h.admin().do("POST", "/deliveries/"+d["id"].(string)+"/retry", nil).is(202)
+	h.delivery(event, id, "delivered")
 	ping := h.admin().do("POST", "/subscriptions/"+id+"/ping", nil).is(202).text("id")
 	h.delivery(ping, id, "delivered")
 	got := r.wait(3)
