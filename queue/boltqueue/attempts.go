@@ -129,35 +129,25 @@ func putEntries(tx *bolt.Tx, entries []entry, segmentOf func(seq uint64) uint64,
 	if len(entries) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(entries, func(a, b entry) int {
-		switch {
-		case a.seq < b.seq:
-			return -1
-		case a.seq > b.seq:
-			return 1
-		}
-		return int(a.attempt.Number) - int(b.attempt.Number)
-	})
 	root := tx.Bucket(bucketAtt)
 	commit, err := root.NextSequence()
 	if err != nil {
 		return err
 	}
 	key := key64(commit)
-	for i := 0; i < len(entries); {
-		segment := segmentOf(entries[i].seq)
-		last := entries[i].attempt.StartedAt.UnixMilli()
-		j := i + 1
-		for j < len(entries) && segmentOf(entries[j].seq) == segment {
-			last = max(last, entries[j].attempt.StartedAt.UnixMilli())
-			j++
+	for len(entries) > 0 {
+		segment := segmentOf(entries[0].seq)
+		n := gather(entries, func(seq uint64) bool { return segmentOf(seq) == segment })
+		last := entries[0].attempt.StartedAt.UnixMilli()
+		for i := range entries[:n] {
+			last = max(last, entries[i].attempt.StartedAt.UnixMilli())
 		}
 		b, err := root.CreateBucketIfNotExists(key64(segment))
 		if err != nil {
 			return err
 		}
 		at := len(buffer)
-		buffer = appendEntries(buffer, entries[i:j])
+		buffer = appendEntries(buffer, entries[:n])
 		if err := putPacked(b, key, buffer[at:len(buffer):len(buffer)]); err != nil {
 			return err
 		}
@@ -167,9 +157,23 @@ func putEntries(tx *bolt.Tx, entries []entry, segmentOf func(seq uint64) uint64,
 				return err
 			}
 		}
-		i = j
+		entries = entries[n:]
 	}
 	return nil
+}
+
+// gather moves the entries that belong to the front, most often all of them, and returns how many there are.
+func gather(entries []entry, belongs func(seq uint64) bool) int {
+	n := 0
+	for i := range entries {
+		if belongs(entries[i].seq) {
+			if i != n {
+				entries[i], entries[n] = entries[n], entries[i]
+			}
+			n++
+		}
+	}
+	return n
 }
 
 // attemptsOf reads the attempts of one delivery in pages, oldest first.

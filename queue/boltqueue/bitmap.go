@@ -3,6 +3,7 @@ package boltqueue
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/bits"
 	"slices"
 
@@ -22,32 +23,45 @@ type mark struct {
 	ordinal uint32
 }
 
-// setBits sets all marks, touching each chunk once. It reorders marks.
+// chunkKey names a chunk.
+type chunkKey struct {
+	segment uint64
+	chunk   uint32
+}
+
+// setBits sets all marks, reading and writing each chunk once.
 func setBits(tx *bolt.Tx, marks []mark) error {
 	if len(marks) == 0 {
 		return nil
 	}
-	slices.SortFunc(marks, func(a, b mark) int {
-		return cmp.Or(cmp.Compare(a.segment, b.segment), cmp.Compare(a.ordinal, b.ordinal))
-	})
 	done := tx.Bucket(bucketDone)
 	done.FillPercent = 0.9
-	for i := 0; i < len(marks); {
-		segment, chunk := marks[i].segment, marks[i].ordinal/chunkBits
-		key := keyChunk(segment, chunk)
-		value := make([]byte, chunkBytes)
-		switch old := done.Get(key); len(old) {
-		case 0:
-		case chunkBytes:
-			copy(value, old)
-		default:
-			return fmt.Errorf("bitmap %d/%d: %w: %d bytes", segment, chunk, errDamaged, len(old))
+	chunks := map[chunkKey][]byte{}
+	var last chunkKey
+	var value []byte
+	for _, m := range marks {
+		key := chunkKey{m.segment, m.ordinal / chunkBits}
+		if value == nil || key != last {
+			last = key
+			if value = chunks[key]; value == nil {
+				old := done.Get(keyChunk(key.segment, key.chunk))
+				if old != nil && len(old) != chunkBytes {
+					return fmt.Errorf("bitmap %d/%d: %w: %d bytes", key.segment, key.chunk, errDamaged, len(old))
+				}
+				value = make([]byte, chunkBytes)
+				copy(value, old)
+				chunks[key] = value
+			}
 		}
-		for ; i < len(marks) && marks[i].segment == segment && marks[i].ordinal/chunkBits == chunk; i++ {
-			bit := marks[i].ordinal % chunkBits
-			value[bit/8] |= 1 << (bit % 8)
-		}
-		if err := done.Put(key, value); err != nil {
+		bit := m.ordinal % chunkBits
+		value[bit/8] |= 1 << (bit % 8)
+	}
+	// In the order of the keys, which is how bbolt writes best.
+	keys := slices.SortedFunc(maps.Keys(chunks), func(a, b chunkKey) int {
+		return cmp.Or(cmp.Compare(a.segment, b.segment), cmp.Compare(a.chunk, b.chunk))
+	})
+	for _, key := range keys {
+		if err := done.Put(keyChunk(key.segment, key.chunk), chunks[key]); err != nil {
 			return err
 		}
 	}

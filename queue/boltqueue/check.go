@@ -112,7 +112,10 @@ func (c *checker) checkSegments() {
 	var b block
 	next := uint64(0)
 	_ = root.ForEachBucket(func(name []byte) error {
-		if len(name) != 8 || c.ctx.Err() != nil {
+		if err := c.ctx.Err(); err != nil {
+			return err // run ends with it, too
+		}
+		if len(name) != 8 {
 			c.report("segment %x: bad name", name)
 			return nil
 		}
@@ -482,8 +485,8 @@ func (c *checker) unfinished(e extent) int64 {
 	bits := newBitReader(c.tx)
 	var b block
 	_ = bucket.ForEach(func(k, v []byte) error {
-		if b.read(big.Uint64(k), packedValue(bucket, k, v)) != nil {
-			return nil
+		if err := b.read(big.Uint64(k), packedValue(bucket, k, v)); err != nil {
+			return err // was reported by checkSegments
 		}
 		for i := range b.events {
 			targets, err := b.targets(i)

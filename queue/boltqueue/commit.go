@@ -3,6 +3,7 @@ package boltqueue
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -61,7 +62,6 @@ type stage struct {
 	nowMs  int64
 	seq    uint64
 	tail   *segment   // working copy of the open segment, or a new one
-	opened bool       // tail is new
 	sealed []*segment // copies or new ones, sealed in this commit
 	fresh  []*segment // those of sealed and tail that are new
 	old    *segment   // what tail or sealed[0] is a copy of
@@ -87,7 +87,7 @@ type placed struct {
 
 func (st *stage) segments() []*segment {
 	if st.tail != nil {
-		return append(st.sealed[:len(st.sealed):len(st.sealed)], st.tail)
+		return append(slices.Clip(st.sealed), st.tail)
 	}
 	return st.sealed
 }
@@ -151,12 +151,15 @@ func (q *Queue) logAttempts(tx *bolt.Tx, st *stage) error {
 		return nil
 	}
 	root := tx.Bucket(bucketAtt)
+	var last *segment
 	segmentOf := func(seq uint64) uint64 {
-		q.mu.Lock()
-		s := q.segmentOf(seq)
-		q.mu.Unlock()
-		if s != nil {
-			return s.first
+		if last == nil || seq < last.first || seq >= last.next {
+			q.mu.Lock()
+			last = q.segmentOf(seq)
+			q.mu.Unlock()
+		}
+		if last != nil {
+			return last.first
 		}
 		if name, _ := floor(root.Cursor(), key64(seq)); name != nil {
 			return big.Uint64(name)

@@ -3,6 +3,7 @@ package boltqueue
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -55,10 +56,8 @@ func (q *Queue) DropLane(ctx context.Context, id queue.Lane) error {
 
 // convert asks for the retries of a dropped lane to be discarded. The lock is held.
 func (q *Queue) convert(l *lane) {
-	for _, other := range q.converting {
-		if other == l {
-			return
-		}
+	if slices.Contains(q.converting, l) {
+		return
 	}
 	q.converting = append(q.converting, l)
 	q.tend.rouse()

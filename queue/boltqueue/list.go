@@ -177,7 +177,7 @@ func (s *scan) walk(fn func(s *scan, b *block, i int) (bool, error)) (done bool,
 			if err := b.read(big.Uint64(k), packedValue(bucket, k, v)); err != nil {
 				return false, err
 			}
-			for i := len(b.events) - 1; i >= 0; i-- {
+			for i := range slices.Backward(b.events) {
 				seq := b.first + uint64(i)
 				if seq > s.at.seq || seq == s.at.seq && s.at.lane == 0 {
 					continue

@@ -195,11 +195,10 @@ func (l *load) step(q *Queue) {
 			if err != nil {
 				l.t.Error(err)
 			}
-			for _, d := range list {
-				if err := q.Retry(ctx, "", d.ID); err != nil && !errors.Is(err, queue.ErrGone) {
+			if len(list) > 0 {
+				if err := q.Retry(ctx, "", list[rnd.IntN(len(list))].ID); err != nil && !errors.Is(err, queue.ErrGone) {
 					l.t.Error(err)
 				}
-				break
 			}
 		}
 	case 8:

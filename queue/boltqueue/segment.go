@@ -106,24 +106,6 @@ func (q *Queue) segmentOf(seq uint64) *segment {
 	return q.segments[i-1]
 }
 
-// segmentAfter returns the first retained segment that begins after seq, or nil. The lock is held.
-func (q *Queue) segmentAfter(seq uint64) *segment {
-	i := sort.Search(len(q.segments), func(i int) bool { return q.segments[i].first > seq })
-	if i == len(q.segments) {
-		return nil
-	}
-	return q.segments[i]
-}
-
-// segmentName returns the first number of the segment an event belongs to, also for an event whose segment is
-// gone: then it is the nearest earlier one, or the event's own number. The lock is held.
-func (q *Queue) segmentName(seq uint64) uint64 {
-	if s := q.segmentOf(seq); s != nil {
-		return s.first
-	}
-	return seq
-}
-
 // remember keeps an event in memory until all its lanes have claimed it, if there is room. The lock is
 // held.
 func (q *Queue) remember(s *segment, seq uint64, ev *queue.Event, lanes int) {

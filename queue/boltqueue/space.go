@@ -27,9 +27,9 @@ type space struct {
 	full  atomic.Bool // reason is not nil
 
 	mu      sync.Mutex
-	reason  error // why a commit found no room
-	low     error // why no commit is tried
-	damage  error // why the queue cannot deliver what it holds
+	reason  error     // why a commit found no room
+	low     error     // why no commit is tried
+	damage  error     // why the queue cannot deliver what it holds
 	checked time.Time // when low was found out
 	probed  time.Time
 }
@@ -74,8 +74,7 @@ func (s *space) filled(err error) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first = s.reason == nil
-	var path *os.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		err = path.Err
 	}
 	s.reason = fmt.Errorf("disk full: %w", err)

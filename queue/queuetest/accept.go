@@ -169,8 +169,7 @@ func acceptIDsThatLookGiven(r *rig) {
 	given := r.accept(submission(1, laneOf(1)))[0].ID
 	r.step()
 	_, err := r.q.Accept(r.t.Context(), []queue.Submission{named(1, given, 1)})
-	var conflict *queue.ConflictError
-	if !errors.As(err, &conflict) {
+	if _, ok := errors.AsType[*queue.ConflictError](err); !ok {
 		r.t.Fatalf("an id the queue gave was taken again: %v", err)
 	}
 	// Ids of the same form that the queue never gave, of a number that exists and of one that does not.

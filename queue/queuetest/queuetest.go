@@ -127,7 +127,9 @@ func (r *rig) abort() {
 		return
 	}
 	r.cancel()
-	<-r.done
+	if err := <-r.done; err != nil {
+		r.t.Errorf("Run: %v", err)
+	}
 	if err := r.q.Close(); err != nil {
 		r.t.Errorf("Close: %v", err)
 	}

@@ -26,7 +26,7 @@ type known struct {
 
 // random does what comes to its mind and keeps a model beside the engine.
 func random(r *rig, seed uint64) {
-	rnd := rand.New(rand.NewPCG(seed, 5))
+	rnd := rand.New(rand.NewPCG(seed, 5)) //nolint:gosec // a load that can be repeated
 	model := map[queue.DeliveryID]*known{}
 	leased := map[queue.DeliveryID]queue.Claim{}
 	dropped := map[queue.Lane]bool{}

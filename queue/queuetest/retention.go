@@ -232,8 +232,7 @@ func retentionIDs(r *rig) {
 		}
 		s.Digest[0]++
 		_, err := r.q.Accept(r.t.Context(), []queue.Submission{s})
-		var conflict *queue.ConflictError
-		if !errors.As(err, &conflict) {
+		if _, ok := errors.AsType[*queue.ConflictError](err); !ok {
 			r.t.Fatalf("another content: %v", err)
 		}
 		time.Sleep(4 * time.Hour)

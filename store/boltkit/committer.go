@@ -348,8 +348,7 @@ func (c *Committer[T]) end(err error) error {
 	if len(rest) > 0 {
 		c.o.Settled(rest, err)
 	}
-	var fatal *FatalError
-	if !errors.As(err, &fatal) {
+	if _, fatal := errors.AsType[*FatalError](err); !fatal {
 		c.o.DB.worked.Store(true)
 	}
 	return err

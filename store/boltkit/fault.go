@@ -14,7 +14,7 @@ import (
 
 func interpose(db *bolt.DB, hook func([]byte, int64, func([]byte, int64) (int, error)) (int, error)) {
 	field := reflect.ValueOf(db).Elem().FieldByName("ops").FieldByName("writeAt")
-	writeAt := (*func([]byte, int64) (int, error))(unsafe.Pointer(field.UnsafeAddr()))
+	writeAt := (*func([]byte, int64) (int, error))(unsafe.Pointer(field.UnsafeAddr())) //nolint:gosec // see above
 	write := *writeAt
 	*writeAt = func(b []byte, off int64) (int, error) { return hook(b, off, write) }
 }
