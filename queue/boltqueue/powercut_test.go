@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +42,7 @@ func (w write) meta() bool { return w.off < 2*diskPage }
 
 // recording is a run of the engine: what it wrote, and what had to be true from which write on.
 type recording struct {
+	mu     sync.Mutex // guards writes while the engine runs
 	base   []byte
 	writes []write
 	facts  []fact
@@ -58,13 +61,15 @@ func record(t *testing.T, seed uint64, steps int) *recording {
 	dir := t.TempDir()
 	path := filepath.Join(dir, FileName)
 	synctest.Test(t, func(t *testing.T) {
-		recorded := false
+		var recorded atomic.Bool
 		options := Options{Path: path, Retention: queue.Retention{Events: 3 * time.Hour, Attempts: 1000 * time.Hour, Dead: 4 * time.Hour}}
-		options.WriteAt = func(b []byte, off int64, write_ func([]byte, int64) (int, error)) (int, error) {
-			if recorded {
+		options.WriteAt = func(b []byte, off int64, writeThrough func([]byte, int64) (int, error)) (int, error) {
+			if recorded.Load() {
+				rec.mu.Lock()
 				rec.writes = append(rec.writes, write{off, bytes.Clone(b)})
+				rec.mu.Unlock()
 			}
-			return write_(b, off)
+			return writeThrough(b, off)
 		}
 		var q *Queue
 		var cancel context.CancelFunc
@@ -74,12 +79,12 @@ func record(t *testing.T, seed uint64, steps int) *recording {
 			if q, err = Open(options); err != nil {
 				t.Fatal(err)
 			}
-			if !recorded {
+			if !recorded.Load() {
 				if rec.base, err = os.ReadFile(path); err != nil {
 					t.Fatal(err)
 				}
 				rec.base = bytes.TrimRight(rec.base, "\x00")
-				recorded = true
+				recorded.Store(true)
 			}
 			var ctx context.Context
 			ctx, cancel = context.WithCancel(context.Background())
@@ -99,7 +104,9 @@ func record(t *testing.T, seed uint64, steps int) *recording {
 			if err != nil {
 				t.Fatal(err)
 			}
+			rec.mu.Lock()
 			rec.facts = append(rec.facts, fact{len(rec.writes), state})
+			rec.mu.Unlock()
 		}
 		start()
 		defer stop()

@@ -191,7 +191,9 @@ func TestLowWater(t *testing.T) {
 		if !errors.Is(err, queue.ErrFull) || q.Healthy() == nil {
 			t.Errorf("with less room than is kept in reserve: %v, healthy: %v", err, q.Healthy())
 		}
+		q.space.mu.Lock()
 		q.o.MinFree = 1 // as if the disk had been cleaned up
+		q.space.mu.Unlock()
 		time.Sleep(2 * probeEvery)
 		synctest.Wait()
 		if err := q.Healthy(); err != nil {
