@@ -109,6 +109,30 @@ func TestContract_I4_AuthenticationByHeader(t *testing.T) {
 	if p := basic.got()[0]; !slices.Equal(p.header["Authorization"], []string{want}) {
 		t.Errorf("basic: got %q, want %q", p.header["Authorization"], want)
 	}
+	// A name that is taken is sent: none is refused only when it is too late.
+	for _, name := range []string{
+		"X-Key", "x-key-2", "Authorization", "Cookie", "Idempotency-Key", "X-Idempotency-Key", "Accept", "Accept-Encoding", "Content-Encoding", "Content-Length", "Date", "Expect",
+		"Te", "Trailer", "Upgrade", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Signature", "Content-Digest", "Range", "If-Match", "Origin", "Referer", "Via", "!#$%&'*+-.^_`|~",
+	} {
+		r := receive(t)
+		made := h.admin().do("POST", "/subscriptions", fields{"dataCallbackURL": r.URL, "authentication": fields{"type": "header", "name": name, "value": "v-1"}})
+		if made.status != 200 {
+			names(t, "the header "+name, made.problem(400), "/authentication/name")
+			continue
+		}
+		ping := h.admin().do("POST", "/subscriptions/"+made.text("id")+"/ping", nil).is(202).text("id")
+		var d map[string]any
+		h.eventually("the push with "+name+" was tried", func() bool {
+			d = h.admin().deliveries(ping)[0]
+			return d["state"] == "delivered" || d["state"] == "retrying"
+		})
+		if d["state"] != "delivered" {
+			t.Errorf("the header %s was taken, and the push with it ended as %v", name, h.admin().do("GET", "/deliveries/"+d["id"].(string), nil).is(200).object())
+		} else if got := r.got()[0].header[http.CanonicalHeaderKey(name)]; !slices.Equal(got, []string{"v-1"}) {
+			t.Errorf("the header %s arrived as %q", name, got)
+		}
+		h.admin().do("DELETE", "/subscriptions/"+made.text("id"), nil).is(204)
+	}
 	for _, name := range []string{"", "a b", "Host", "content-length", "Content-Type", "Webhook-Id", "webhook-signature", "Herald-Attempt", "Transfer-Encoding", "User-Agent", "x\r\ny"} {
 		names(t, "the header "+name, h.admin().do("POST", "/subscriptions",
 			fields{"dataCallbackURL": named.URL, "authentication": fields{"type": "header", "name": name, "value": "v"}}).problem(400), "/authentication/name")

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -426,5 +427,51 @@ func TestContract_PatchMerges(t *testing.T) {
 	patch.do("PATCH", "/subscriptions/"+id, `[]`).problem(400)
 	if after := h.read(id); fmt.Sprint(after) != fmt.Sprint(got) {
 		t.Errorf("refused patches changed %v to %v", got, after)
+	}
+}
+
+// The answer to DELETE and to pause is the border also under load: with one push at a time at most the
+// one that was under way can still arrive.
+func TestContract_NothingStartsAfterTheAnswer(t *testing.T) {
+	t.Parallel()
+	for _, act := range []string{"DELETE", "POST /pause"} {
+		t.Run(act, func(t *testing.T) {
+			t.Parallel()
+			h := start(t)
+			method, suffix, _ := strings.Cut(act, " ")
+			for round := range 6 {
+				r := receive(t)
+				id := h.subscribe(r.URL, fields{"delivery": fields{"maxConcurrency": 1}})
+				stop := make(chan struct{})
+				var wg sync.WaitGroup
+				for range 2 {
+					wg.Go(func() {
+						for {
+							select {
+							case <-stop:
+								return
+							default:
+								if a := h.admin().do("POST", "/events", fields{"type": "task.create", "data": fields{}}); a.status != 202 {
+									t.Errorf("publishing answered %d %s", a.status, a.body)
+								}
+							}
+						}
+					})
+				}
+				r.wait(3 + 5*round)
+				a := h.admin().do(method, "/subscriptions/"+id+suffix, nil)
+				before := len(r.got())
+				if a.status != 204 && a.status != 200 {
+					t.Errorf("%s answered %d %s", a.request, a.status, a.body)
+				}
+				h.sentinel() // with the publishing going on
+				close(stop)
+				wg.Wait()
+				h.sentinel()
+				if after := len(r.got()); after > before+1 {
+					t.Errorf("%d pushes started after the answer to %s", after-before, act)
+				}
+			}
+		})
 	}
 }

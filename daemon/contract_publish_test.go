@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -387,4 +388,41 @@ func TestContract_NoRoomIs503(t *testing.T) {
 	h.eventually("there is room again", func() bool {
 		return h.admin().do("POST", "/events", `{"type":"a.b","data":`+data+`}`).status == 202
 	})
+}
+
+// Repeats that come at the same moment are one event all the same.
+func TestContract_ConcurrentRepeats(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	r := receive(t)
+	sub := h.subscribe(r.URL, nil)
+	const callers = 16
+	for round := range 5 {
+		keyed := h.admin().with("Idempotency-Key", fmt.Sprint("round-", round))
+		bodies := map[string]*caller{
+			fmt.Sprintf(`{"id":"own-%d","type":"a.b","data":{}}`, round): h.admin(),
+			`{"type":"a.b","data":{}}`:                                   keyed,
+		}
+		for body, c := range bodies {
+			answers := make([]*answer, callers)
+			var wg sync.WaitGroup
+			for i := range callers {
+				wg.Go(func() { answers[i] = c.do("POST", "/events", body) })
+			}
+			wg.Wait()
+			for _, a := range answers {
+				if a.is(202).text("id") != answers[0].text("id") {
+					t.Errorf("repeats answered %s and %s", a.body, answers[0].body)
+				}
+			}
+			h.delivery(answers[0].text("id"), sub, "delivered")
+		}
+	}
+	h.sentinel()
+	if n := len(r.got()); n != 10 {
+		t.Errorf("10 events made %d pushes", n)
+	}
+	if l := h.admin().do("GET", "/events", nil).is(200).list(); len(l) != 10 {
+		t.Errorf("10 events are listed as %d", len(l))
+	}
 }
