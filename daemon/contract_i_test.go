@@ -145,7 +145,7 @@ func TestContract_I5_AuthenticationByUnlistedURL(t *testing.T) {
 	t.Parallel()
 	h := start(t)
 	r := receive(t)
-	const path = "/hooks/5b0e8a0d-2f3c~x/%7Bq%7D"
+	const path = "/hooks/5b0e8a0d-2f3c~x/%7Bq%7D/a'b(c)*!$&+,;=:@/%2F%e2//.?k=;%3b&/?:@'"
 	id := h.subscribe(r.URL+path, nil)
 	h.delivery(h.publish("task.create", "", fields{}), id, "delivered")
 	p := r.got()[0]

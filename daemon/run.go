@@ -250,7 +250,7 @@ func (d *Daemon) firstToken(ctx context.Context) error {
 	id, secret := api.NewToken()
 	err = d.store.CreateToken(ctx, store.Token{
 		ID: id, AccountID: store.DefaultAccount, Name: "first start", Scopes: []store.Scope{store.ScopeAdmin},
-		Hash: sha256.Sum256([]byte(secret)), CreatedAt: time.Now().UTC(),
+		Hash: sha256.Sum256([]byte(secret)), CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
 	})
 	if err != nil {
 		return fmt.Errorf("store the admin token: %w", err)

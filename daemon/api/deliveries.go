@@ -46,7 +46,7 @@ func viewDelivery(d *queue.Delivery) deliveryView {
 		SubscriptionID: store.SubscriptionID(d.ID.Lane).String(),
 		State:          string(d.State), Reason: d.Reason, AttemptCount: d.Attempts, AcceptedAt: d.AcceptedAt.UTC(),
 	}
-	if !d.NextAttemptAt.IsZero() {
+	if !d.NextAttemptAt.IsZero() && d.State != queue.StateHeld {
 		v.NextAttemptAt = d.NextAttemptAt.UTC()
 	}
 	return v

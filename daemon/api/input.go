@@ -72,6 +72,7 @@ func later(f *fields, prefix string, names ...string) {
 	table := notYet()
 	for _, name := range names {
 		n := f.take(name)
+		f.asked = f.asked[:len(f.asked)-1] // not to be recommended
 		entry, ok := table[prefix+name]
 		if n == nil || !ok || n.kind == jsontext.KindNull {
 			continue

@@ -115,6 +115,14 @@ func (b *batch) receipt(receipts []queue.Receipt) []byte {
 
 // refused says which event of the request it was that the queue did not take.
 func (b *batch) refused(err error) error {
+	if errors.Is(err, queue.ErrFull) {
+		// The queue knows what it is that is full: the disk, or what the operator allows it to hold.
+		if why := b.c.api.queue.Healthy(); why != nil {
+			p := notDurable("events", why)
+			p.reason = reasonFull
+			return p
+		}
+	}
 	e, ok := errors.AsType[*queue.ConflictError](err)
 	if !ok {
 		return err

@@ -201,7 +201,7 @@ func (d *Dispatcher) disable(sent *store.Subscription, now time.Time) error {
 			return errMoved
 		}
 		s.State, s.StateReason = store.StateDisabled, store.ReasonGone
-		s.StateSince = now.UTC()
+		s.StateSince = now.UTC().Truncate(time.Millisecond)
 		s.UpdatedAt = s.StateSince
 		return nil
 	})
@@ -242,9 +242,12 @@ func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, out *qu
 	if out.Error != "" {
 		attrs = append(attrs, slog.String("error", s.Attempt.Error))
 	}
-	if s.State == queue.StateRetrying {
+	switch {
+	case out.Class == queue.ClassGone:
+		attrs = append(attrs, slog.String("next", string(queue.StateHeld)))
+	case s.State == queue.StateRetrying:
 		attrs = append(attrs, slog.Time("next", s.Due))
-	} else {
+	default:
 		attrs = append(attrs, slog.String("next", string(s.State)))
 	}
 	d.log.LogAttrs(d.hard, level, "attempt", attrs...)

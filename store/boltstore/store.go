@@ -187,7 +187,7 @@ func (s *Store) initialize(tx *bolt.Tx) error {
 	}
 	w := writeTx{Tx: tx}
 	w.createAccount(store.DefaultAccount, encodeAccount(&store.Account{
-		ID: store.DefaultAccount, Name: "Default", CreatedAt: time.Now(),
+		ID: store.DefaultAccount, Name: "Default", CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
 	}))
 	return w.err
 }
