@@ -106,7 +106,7 @@ const (
 )
 
 // TestReceivers meets every kind of broken receiver, all at once. Each has to end in an attempt with a
-// clear error, within the timeout of a second and some, while a healthy subscription gets the same events.
+// clear error, within its timeout and some, while a healthy subscription gets the same events.
 func TestReceivers(t *testing.T) {
 	t.Parallel()
 	type trial struct {
@@ -116,12 +116,13 @@ func TestReceivers(t *testing.T) {
 		// delivered: a 2xx was heard, and that is all it takes.
 		delivered bool
 		slow      bool     // it takes the whole timeout
+		dribbles  bool     // it may
 		words     []string // of the error
 	}
 	block := func(r *rogue, _ net.Conn) { <-r.ended }
 	trials := map[string]trial{
-		"never answers":            {serve: func(r *rogue, c net.Conn) { request(c); block(r, c) }, slow: true, words: []string{"1s|1 s|second"}},
-		"never reads":              {serve: block, slow: true, words: []string{"1s|1 s|second"}},
+		"never answers":            {serve: func(r *rogue, c net.Conn) { request(c); block(r, c) }, slow: true, words: []string{"within 1"}},
+		"never reads":              {serve: block, slow: true, words: []string{"within 1"}},
 		"closes at once":           {serve: func(_ *rogue, c net.Conn) {}, words: []string{"connection"}},
 		"resets at once":           {serve: func(_ *rogue, c net.Conn) { reset(c) }, words: []string{"connection"}},
 		"closes without an answer": {serve: func(_ *rogue, c net.Conn) { request(c) }, words: []string{"connection"}},
@@ -134,7 +135,7 @@ func TestReceivers(t *testing.T) {
 				r.say(c, okHead+"X-Long: ")
 				r.forever(c, "x", 20*time.Millisecond)
 			},
-			slow: true, words: []string{"1s|1 s|second"},
+			slow: true, words: []string{"within 1"},
 		},
 		"sends endless headers": {
 			serve: func(r *rogue, c net.Conn) {
@@ -159,7 +160,7 @@ func TestReceivers(t *testing.T) {
 			},
 			words: []string{"answer|informational|1xx|header"},
 		},
-		"speaks another protocol": {serve: func(r *rogue, c net.Conn) { r.say(c, "220 mail.example.com ESMTP\r\n"); request(c) }, words: []string{"HTTP"}},
+		"speaks another protocol": {serve: func(r *rogue, c net.Conn) { r.say(c, "220 mail.example.com ESMTP\r\n"); request(c) }, words: []string{"HTTP|closed the connection"}},
 		"answers nonsense":        {serve: func(r *rogue, c net.Conn) { request(c); r.say(c, "HTTP/1.1 two hundred\r\n\r\n") }, words: []string{"HTTP"}},
 		"fails and promises more": {
 			serve:  func(r *rogue, c net.Conn) { request(c); r.say(c, failHead+"Content-Length: 100000\r\n\r\nlittle") },
@@ -208,17 +209,15 @@ func TestReceivers(t *testing.T) {
 			},
 			status: 200, delivered: true,
 		},
-		"never shakes hands":        {serve: block, scheme: "https", slow: true, words: []string{"1s|1 s|second"}},
+		"never shakes hands":        {serve: block, scheme: "https", slow: true, words: []string{"within 1"}},
 		"does not speak TLS":        {serve: func(r *rogue, c net.Conn) { r.say(c, "HTTP/1.1 400 Bad Request\r\n\r\n"); request(c) }, scheme: "https", words: []string{"TLS|HTTPS"}},
 		"closes the handshake":      {serve: func(_ *rogue, c net.Conn) { _, _ = c.Read(make([]byte, 1)) }, scheme: "https", words: []string{"TLS|connection"}},
 		"has nobody listening":      {scheme: "refused", words: []string{"refused"}},
 		"has a foreign certificate": {scheme: "certificate", words: []string{"certificate"}},
 	}
 	h := start(t)
-	policy := patiently()
-	policy["timeoutSeconds"] = 1
 	healthy := receive(t)
-	beside := h.subscribe(healthy.URL, fields{"delivery": policy})
+	beside := h.subscribe(healthy.URL, nil)
 	bad, broken := map[string]*rogue{}, map[string]string{}
 	for name, c := range trials {
 		url := ""
@@ -236,6 +235,11 @@ func TestReceivers(t *testing.T) {
 		default:
 			bad[name] = rogues(t, c.serve)
 			url = map[string]string{"": "http", "https": "https"}[c.scheme] + "://" + bad[name].Address
+		}
+		policy := patiently()
+		// Only those that wait for it get a short timeout; the machine may be too busy for the others.
+		if policy["timeoutSeconds"] = 10; c.slow || c.dribbles {
+			policy["timeoutSeconds"] = 1
 		}
 		broken[name] = h.subscribe(url+"/unlisted-path?key=hidden", fields{"delivery": policy})
 	}
