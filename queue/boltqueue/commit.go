@@ -227,6 +227,12 @@ func (q *Queue) settled(batch []work, err error) {
 		q.space.clear()
 	}
 	q.checkQuota()
+	// Whoever was answered finds the deliveries counted, unless there are so many that the answer would
+	// have to wait for them.
+	early := st.deliveries() <= answerFirst
+	if early {
+		q.distribute(st)
+	}
 	for i := range batch {
 		switch w := &batch[i]; {
 		case w.accept != nil:
@@ -235,7 +241,21 @@ func (q *Queue) settled(batch []work, err error) {
 			w.op.done <- st.failed[w.op]
 		}
 	}
-	q.distribute(st)
+	if !early {
+		q.distribute(st)
+	}
+}
+
+// answerFirst is the number of new deliveries in one commit from which on its callers are answered before the
+// lanes are filled.
+const answerFirst = 4096
+
+func (st *stage) deliveries() int {
+	n := 0
+	for i := range st.placed {
+		n += len(st.placed[i].lanes)
+	}
+	return n
 }
 
 // installSegments puts the copies the commit worked on in place of what they were copied from.
