@@ -426,3 +426,34 @@ func TestContract_ConcurrentRepeats(t *testing.T) {
 		t.Errorf("10 events are listed as %d", len(l))
 	}
 }
+
+// Whatever id is taken names the event in every call after that.
+func TestContract_EveryIDIsReachable(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	r := receive(t)
+	sub := h.subscribe(r.URL, nil)
+	var want []string
+	for _, id := range []string{".", "..", "a/b", "a/../b", "a//b", "a/", "/a", "/", "//", "%2e%2e", "%", "?", "#x", "a;b", "a&b=c", "+", "~", `\`, `"`, "<id>", "[1]", "evt_1"} {
+		if a := h.admin().do("POST", "/events", fields{"id": id, "type": "a.b", "data": fields{}}); a.status != 202 {
+			names(t, "the id "+id, a.problem(400), "id")
+			continue
+		}
+		want = append([]string{id}, want...)
+		encoded := ""
+		for i := range len(id) {
+			encoded += fmt.Sprintf("%%%02X", id[i])
+		}
+		h.delivery(encoded, sub, "delivered")
+		got := r.got()
+		if last := got[len(got)-1]; last.id() != id || last.object(t)["id"] != id {
+			t.Errorf("the event %s was pushed as %s", id, last.id())
+		}
+		if a := h.admin().do("GET", "/events/"+encoded, nil); a.status != 200 || a.text("id") != id {
+			t.Errorf("the event %s was taken, and reads as %d %s", id, a.status, a.body)
+		}
+	}
+	if got := slices.Concat(h.admin().pages("/events?limit=2", "id")...); !slices.Equal(got, want) {
+		t.Errorf("in pages the events are %v, want %v", got, want)
+	}
+}
