@@ -53,6 +53,7 @@ func (q *Queue) retain(ctx context.Context) {
 			}
 		}
 		q.checkQuota()
+		q.space.report(q.log)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -32,6 +33,21 @@ type space struct {
 	damage  error     // why the queue cannot deliver what it holds
 	checked time.Time // when low was found out
 	probed  time.Time
+	told    bool // the log says that events are refused
+}
+
+// report logs when events begin to be refused, with the reason, and when they are accepted again.
+func (s *space) report(log *slog.Logger) {
+	err := s.healthy()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil && !s.told:
+		log.Error("events are refused", "reason", err)
+	case err == nil && s.told:
+		log.Info("events are accepted again")
+	}
+	s.told = err != nil
 }
 
 // admit says whether an event may be accepted.
@@ -136,6 +152,5 @@ func (s *space) recheck(ctx context.Context, q *Queue) {
 	}})
 	if err == nil {
 		s.clear()
-		q.log.Info("the queue has room again")
 	}
 }
