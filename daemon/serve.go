@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -44,6 +46,10 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	level := new(slog.LevelVar)
 	level.Set(logLevel(c))
 	logger := newLogger(c.Log.Format, level, o.Stderr)
+	// net/http reports odd receivers to the standard logger, with what they sent. That is no business of
+	// the daemon's log beyond that it happened.
+	log.SetFlags(0)
+	log.SetOutput(strays{logger})
 	for _, w := range c.Warnings() {
 		logger.Warn("configuration", "warning", w)
 	}
@@ -88,6 +94,16 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	close(done)
 	wg.Wait()
 	return err
+}
+
+// strays takes what libraries write to the standard logger.
+type strays struct{ logger *slog.Logger }
+
+// Write implements io.Writer. Quoted text, which came over the network, is cut off.
+func (s strays) Write(p []byte) (int, error) {
+	text, _, _ := strings.Cut(strings.TrimSpace(string(p)), "\"")
+	s.logger.Debug("a library complained", "text", text)
+	return len(p), nil
 }
 
 func logLevel(c *config.Config) slog.Level {

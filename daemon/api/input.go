@@ -168,6 +168,9 @@ func checkCallbackURL(s string) error {
 		return textError("must not hold a user or password before the host; use authentication")
 	case strings.Contains(s, "#"):
 		return textError("must not have a fragment (#), which is never sent")
+	case strings.ContainsFunc(u.RawQuery, func(r rune) bool { return r >= 0x7f || strings.ContainsRune("\"<>\\^`{|}", r) }):
+		// The query is sent as it is given, so what is none (RFC 3986, section 3.4) must not be in it.
+		return textError("must have nothing in its query (after '?') but what a URL allows; write other characters as %20 and the like")
 	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
@@ -583,7 +586,8 @@ func checkHeaderName(s string) error {
 	switch name := textproto.CanonicalMIMEHeaderKey(s); name {
 	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Content-Digest", "Transfer-Encoding", "Te", "Trailer",
 		"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Proxy-Authenticate", "Upgrade",
-		"Http2-Settings", "Expect", "User-Agent", "Accept-Encoding", "Signature", "Signature-Input":
+		"Http2-Settings", "Expect", "User-Agent", "Accept-Encoding", "Signature", "Signature-Input",
+		"Idempotency-Key", "X-Idempotency-Key": // these two would have net/http send a push again by itself
 		return textError("must not be " + name + ", which every push sets or HTTP itself needs")
 	default:
 		if lower := strings.ToLower(name); strings.HasPrefix(lower, "webhook-") || strings.HasPrefix(lower, "herald-") {

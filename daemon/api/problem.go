@@ -151,6 +151,9 @@ func (c *call) fail(err error) {
 	c.problem = p
 	// The path only: a query may hold what does not belong into logs and error trackers.
 	instance := c.r.URL.EscapedPath()
+	if instance == "" { // of a CONNECT, which has no path
+		instance = "/"
+	}
 	if len(instance) > maxInstance {
 		instance = instance[:maxInstance]
 	}

@@ -447,6 +447,9 @@ func checkEventID(s string) error {
 	if s == "" || len(s) > queue.MaxIDLength {
 		return textError("must have 1 to " + strconv.Itoa(queue.MaxIDLength) + " characters")
 	}
+	if s == "/" {
+		return textError("must not be a single '/', which no path can name")
+	}
 	return checkVisible(s)
 }
 

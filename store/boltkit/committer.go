@@ -17,7 +17,7 @@ const (
 	// LazyLimit is the weight of waiting lazy items at which they are committed without company.
 	LazyLimit = 512
 	// PaceGap is the least time between the starts of two commits under load.
-	PaceGap = 4 * time.Millisecond
+	PaceGap = 2 * time.Millisecond
 	// PaceWeight is the weight of a batch from which on there is load.
 	PaceWeight = 32
 	// FullWait is how long items that must not be given up wait before they are tried again on a full

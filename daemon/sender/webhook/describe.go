@@ -87,7 +87,7 @@ func isTimeout(err error) bool {
 }
 
 func timedOut(phase int32, via string, took time.Duration) string {
-	within := " within " + took.Round(10*time.Millisecond).String()
+	within := " within " + took.Round(100*time.Millisecond).String()
 	switch phase {
 	case phaseConnect:
 		return via + " could not be connected to" + within
