@@ -47,7 +47,7 @@ type Command struct {
 
 	Size      int     `help:"Size of an event's data in bytes." default:"1024"`
 	FanOut    int     `help:"Subscriptions, and receivers, for each event." default:"1"`
-	Producers int     `help:"Connections that post events." default:"64"`
+	Producers int     `help:"Connections that post events." default:"96"`
 	Batch     int     `help:"Events in one request." default:"1"`
 	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes." default:"0"`
 	IDs       bool    `name:"ids" help:"Give the events ids instead of taking the daemon's."`

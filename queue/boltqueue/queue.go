@@ -51,7 +51,7 @@ type Options struct {
 	MaxWaitingBytes int64
 	// MaxUnsettled is how many settlements may wait to be committed before Settle waits; default 65536.
 	MaxUnsettled int
-	// CacheBytes bounds the events held in memory between acceptance and first attempt; default 64 MiB.
+	// CacheBytes bounds the events held in memory between acceptance and first attempt; default 32 MiB.
 	CacheBytes int64
 	// NoPace commits at once what is submitted, without the waits that make commits larger.
 	NoPace bool
@@ -135,7 +135,7 @@ func Open(o Options) (*Queue, error) {
 	setDefault(&o.MaxWaiting, 16384)
 	setDefault(&o.MaxWaitingBytes, 64<<20)
 	setDefault(&o.MaxUnsettled, 65536)
-	setDefault(&o.CacheBytes, 64<<20)
+	setDefault(&o.CacheBytes, 32<<20)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -16,7 +16,8 @@ const (
 	LazyWait = 5 * time.Millisecond
 	// LazyLimit is the weight of waiting lazy items at which they are committed without company.
 	LazyLimit = 512
-	// PaceGap is the least time between the starts of two commits under load.
+	// PaceGap is the least time between the starts of two commits under load. With 64 to 100 callers 2 ms
+	// gave more throughput than 4 ms, whose batches cost less, and than none at all.
 	PaceGap = 2 * time.Millisecond
 	// PaceWeight is the weight of a batch from which on there is load.
 	PaceWeight = 32

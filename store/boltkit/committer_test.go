@@ -163,15 +163,15 @@ func TestPacing(t *testing.T) {
 		{"under load commits start apart", true, func(r *rig) {
 			r.Submit(urgent("a", PaceWeight))
 			synctest.Wait()
-			time.Sleep(time.Millisecond)
+			time.Sleep(PaceGap / 4)
 			r.Submit(urgent("b", 1))
-			time.Sleep(time.Millisecond)
+			time.Sleep(PaceGap / 4)
 			r.Submit(urgent("c", 1))
 			time.Sleep(10 * time.Millisecond)
 			r.Submit(urgent("d", 1))
 			synctest.Wait()
 			r.Submit(urgent("e", 1))
-		}, []string{"0s[a]", "4ms[b c]", "12ms[d]", "12ms[e]"}},
+		}, []string{"0s[a]", "2ms[b c]", "11ms[d]", "11ms[e]"}},
 		{"below the load they do not", true, func(r *rig) {
 			r.Submit(urgent("a", PaceWeight-1))
 			synctest.Wait()
