@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -294,9 +295,7 @@ func (h *herald) token(account string, scopes ...string) *caller {
 func (h *herald) subscribe(url string, fields map[string]any) string {
 	h.t.Helper()
 	body := map[string]any{"dataCallbackURL": url}
-	for k, v := range fields {
-		body[k] = v
-	}
+	maps.Copy(body, fields)
 	return h.admin().do("POST", "/subscriptions", body).is(200).text("id")
 }
 

@@ -73,3 +73,28 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// BenchmarkFanOut accepts one event for very many lanes: what the publisher waits for grows by a few bytes a lane.
+func BenchmarkFanOut(b *testing.B) {
+	for _, f := range []int{1, 1000, 10_000, 100_000} {
+		b.Run(fmt.Sprintf("F=%d", f), func(b *testing.B) {
+			q := running(b, Options{NoPace: true})
+			lanes := make([]queue.Lane, f)
+			for i := range lanes {
+				lanes[i] = queue.Lane{byte(i >> 16), byte(i >> 8), byte(i), 1}
+			}
+			accept := func() {
+				_, err := q.Accept(b.Context(), []queue.Submission{{
+					Event: queue.Event{AccountID: "a", Type: "task.create", Time: time.Now(), Data: []byte(`{}`)}, Lanes: lanes,
+				}})
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			accept() // gives the lanes their numbers
+			for b.Loop() {
+				accept()
+			}
+		})
+	}
+}
