@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,7 @@ const (
 	schemaVersion = 1
 	// addressSpace is reserved for the mapping so that the file grows without waiting for readers. It
 	// costs no memory.
-	addressSpace = 64 << 30
+	addressSpace = min(64<<30, math.MaxInt/8) // the second on machines of 32 bits
 	// viewBudget is how long one read transaction may work before it makes way.
 	viewBudget = 20 * time.Millisecond
 )
@@ -155,7 +156,7 @@ func Open(o Options) (*Queue, error) {
 		return nil, err
 	}
 	q.db = db
-	if err := q.recover(); err != nil {
+	if err := q.recoverSafely(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w", o.Path, err), db.Close())
 	}
 	q.commits = boltkit.NewCommitter(boltkit.CommitterOptions[work]{
@@ -311,6 +312,9 @@ func (q *Queue) Healthy() error {
 	if !q.running.Load() {
 		return queue.ErrClosed
 	}
+	q.space.mu.Lock()
+	q.space.look(q)
+	q.space.mu.Unlock()
 	return q.space.healthy()
 }
 

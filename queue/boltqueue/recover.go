@@ -7,11 +7,24 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"herald/store/boltkit"
 )
 
 // afterCrash is the time over which retries that are overdue after an unclean stop are spread, so that
 // they do not all go out in one moment.
 const afterCrash = time.Second
+
+// recoverSafely is recover for a file that may be damaged: bbolt panics on pages that are not what they
+// should be.
+func (q *Queue) recoverSafely() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v; restore it from a backup", boltkit.ErrDamaged, p)
+		}
+	}()
+	return q.recover()
+}
 
 // recover rebuilds memory from the file. Segments all of whose deliveries are done cost one row and their
 // bitmap; of the others the block headers are read. It runs before anything else uses the queue.

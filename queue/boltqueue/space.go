@@ -70,10 +70,18 @@ func (s *space) admit(q *Queue) error {
 
 // look reads how much room the disk has, at most once in probeEvery. s.mu is held.
 func (s *space) look(q *Queue) {
-	if q.o.MinFree < 0 || time.Since(s.checked) < probeEvery {
+	if time.Since(s.checked) < probeEvery {
 		return
 	}
 	s.checked = time.Now()
+	if err := q.db.Present(); err != nil {
+		s.low = fmt.Errorf("%w: stop the daemon, and put the file back", err)
+		return
+	}
+	if q.o.MinFree < 0 {
+		s.low = nil
+		return
+	}
 	free, err := freeBytes(filepath.Dir(q.o.Path))
 	switch {
 	case err != nil:

@@ -36,6 +36,9 @@ func create(o Options) (_ *DB, err error) {
 	if err := d.initialize(o, tmp); err != nil {
 		return nil, errors.Join(fmt.Errorf("create %s: %w", o.Path, err), db.Close(), os.Remove(tmp))
 	}
+	if err := d.remember(); err != nil {
+		return nil, err
+	}
 	o.Logger.Info("file created", "path", o.Path, "schema", o.Name, "version", o.Version)
 	return d, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,7 @@ type DB struct {
 	bolt    *bolt.DB
 	path    string
 	version int
+	info    os.FileInfo // of the open file
 	clean   bool // the stop before this Open was clean
 	marked  atomic.Bool
 	worked  atomic.Bool // something was committed, or a committer ended well
@@ -106,7 +108,30 @@ func Open(o Options) (*DB, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	d.marked.Store(d.clean)
-	return d, nil
+	return d, d.remember()
+}
+
+// remember notes which file it is that is open.
+func (d *DB) remember() error {
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open %s: %w", d.path, err), d.bolt.Close())
+	}
+	d.info = info
+	return nil
+}
+
+// ErrReplaced says that the open file is not the one at its path any more.
+var ErrReplaced = errors.New("removed, renamed or replaced while it is open")
+
+// Present returns nil while the file that is open stands at its path. Otherwise what is written now would
+// not be found by the next Open, and the error wraps ErrReplaced. It costs one stat(2).
+func (d *DB) Present() error {
+	info, err := os.Stat(d.path)
+	if err == nil && os.SameFile(d.info, info) || err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil // not being able to look is no proof
+	}
+	return fmt.Errorf("%s was %w", filepath.Base(d.path), ErrReplaced)
 }
 
 func openBolt(o Options, path string, maxSize int64) (*bolt.DB, error) {
