@@ -157,12 +157,16 @@ func (d *Daemon) openFiles(registry *prometheus.Registry) error {
 	return nil
 }
 
-// openError says what to do about a file that cannot be opened. All of these need a person.
+// openError says what to do about a file that cannot be opened. A directory in use and a wrong key are
+// matters of usage and configuration, a damaged file is not.
 func openError(dir string, err error) error {
-	if errors.Is(err, boltkit.ErrLocked) {
-		err = fmt.Errorf("the data directory %s is in use by another herald; stop that one, or name another directory with data_dir", dir)
+	switch {
+	case errors.Is(err, boltkit.ErrLocked):
+		return &ExitError{ExitUsage, fmt.Errorf("the data directory %s is in use by another herald; stop that one, or name another directory with data_dir", dir)}
+	case errors.Is(err, boltstore.ErrKey), errors.Is(err, boltstore.ErrKeyMissing):
+		return &ExitError{ExitUsage, err}
 	}
-	return &ExitError{ExitUsage, err}
+	return err
 }
 
 func retention(c *config.Config) queue.Retention {
@@ -174,12 +178,15 @@ func retention(c *config.Config) queue.Retention {
 // build makes the parts above the files and ties them together.
 func (d *Daemon) build(registry *prometheus.Registry) error {
 	c := d.o.Config
-	var err error
+	workers, idle := connections(c.Delivery.Workers, descriptors())
+	if workers < c.Delivery.Workers {
+		d.logger.Warn("fewer attempts at once than configured, because of the limit of open files",
+			"workers", workers, "configured", c.Delivery.Workers, "open_files", descriptors())
+	}
 	way, err := egress.New(egress.Options{
 		AllowNetworks: c.Egress.AllowNetworks, DenyNetworks: c.Egress.DenyNetworks, HTTPSOnly: c.Egress.HTTPSOnly,
 		Proxy: c.Egress.Proxy.Reveal(), CAFile: c.Egress.CAFile,
-		// As many as can be under way: a connection that is not kept costs the next push a new one.
-		MaxIdleConns: c.Delivery.Workers, MaxIdleConnsPerHost: c.Delivery.Workers,
+		MaxIdleConns: idle, MaxIdleConnsPerHost: idle,
 	})
 	if err != nil {
 		return &ExitError{ExitUsage, err}
@@ -197,7 +204,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 		return &ExitError{ExitUsage, err}
 	}
 	d.dispatcher, err = dispatch.New(dispatch.Options{
-		Queue: d.queue, Store: d.store, Sender: sender, Workers: c.Delivery.Workers, Defaults: policy,
+		Queue: d.queue, Store: d.store, Sender: sender, Workers: workers, Defaults: policy,
 		Grace: c.ShutdownTimeout, Logger: d.logger.With("part", "dispatch"), Registerer: registry,
 	})
 	if err != nil {
@@ -243,4 +250,19 @@ func apiSettings(c *config.Config) (api.Settings, error) {
 		s.AdminToken = sha256.Sum256([]byte(token.Reveal()))
 	}
 	return s, nil
+}
+
+// filesReserved is how many open files are left to the API, the data files and the rest.
+const filesReserved = 32
+
+// connections divides the files the process may open (0: no limit is known). Attempts under way take at
+// most half of what is not reserved and kept connections a quarter, so that pushing never shuts
+// out the API. Without want of files as many connections are kept as can be under way: one that is not
+// costs the next push a new one.
+func connections(workers, files int) (attempts, idle int) {
+	if files <= 0 {
+		return workers, workers
+	}
+	room := max(files-filesReserved, 8)
+	return min(workers, max(room/2, 2)), min(workers, max(room/4, 1))
 }

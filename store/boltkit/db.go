@@ -57,7 +57,7 @@ type DB struct {
 	path    string
 	version int
 	info    os.FileInfo // of the open file
-	clean   bool // the stop before this Open was clean
+	clean   bool        // the stop before this Open was clean
 	marked  atomic.Bool
 	worked  atomic.Bool // something was committed, or a committer ended well
 	failed  atomic.Bool

@@ -13,7 +13,9 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"net"
@@ -144,7 +146,7 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 		return
 	}
 	out.Status = resp.StatusCode
-	out.Response = s.body(resp)
+	out.Response = mask(s.body(resp), &sub.Authentication)
 	s.judge(resp, req.URL, out)
 }
 
@@ -265,6 +267,25 @@ func (s *Sender) body(resp *http.Response) []byte {
 		return nil
 	}
 	return append([]byte(nil), buf[:kept]...)
+}
+
+// mask blanks out the credentials of the subscription in what a receiver answered, because some repeat the
+// request they got, and the answer is shown to whoever looks after the delivery.
+func mask(body []byte, a *store.Authentication) []byte {
+	if len(body) == 0 {
+		return body
+	}
+	secrets := [...]string{a.Token, a.Value, url.QueryEscape(a.Value), a.Password, ""}
+	if a.Type == store.AuthBasic {
+		secrets[4] = base64.StdEncoding.EncodeToString([]byte(a.Username + ":" + a.Password))
+	}
+	for _, secret := range secrets {
+		// Shorter ones are no secrets, and would take innocent text with them.
+		if len(secret) >= 6 && bytes.Contains(body, []byte(secret)) {
+			body = bytes.ReplaceAll(body, []byte(secret), []byte("<secret>"))
+		}
+	}
+	return body[:min(len(body), queue.MaxResponse)]
 }
 
 // exchange is one attempt as net/http sees it: the context of its request, which also remembers how
