@@ -11,7 +11,7 @@ import (
 // runtime has raised the soft limit to the hard one.
 func descriptors() int {
 	var l syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil || uint64(l.Cur) > math.MaxInt32 {
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil || l.Cur > math.MaxInt32 {
 		return 0
 	}
 	return int(l.Cur)
