@@ -2,8 +2,9 @@
 //
 // It promises that every failure, whoever finds it, is answered as application/problem+json with
 // words for people and without anything of the program's inside; that a body is taken whole or
-// refused with all its faults named; that a list of any length is streamed from pages of the store
-// and never held in memory; and that a 2xx to POST /events means that the events are synced to disk.
+// refused with all its faults named; that the bodies of all requests together hold a bounded part of
+// the memory; that a list of any length is streamed from pages of the store and never held in memory;
+// and that a 2xx to POST /events means that the events are synced to disk.
 package api
 
 import (
@@ -112,6 +113,7 @@ type API struct {
 	metrics  *metrics
 	limiter  limiter
 	calls    sync.Pool
+	held     atomic.Int64   // bytes of bodies, of all calls
 	outage   rate.Sometimes // keeps a broken engine from filling the log
 	all      *http.ServeMux // every route
 	business *http.ServeMux // without health and metrics

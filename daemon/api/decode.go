@@ -5,93 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
-	"net/http"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
-
-// The media types of bodies.
-const (
-	typeJSON       = "application/json"
-	typeNDJSON     = "application/x-ndjson"
-	typeMergePatch = "application/merge-patch+json"
-)
-
-// readBody reads the whole body into c.body and returns its media type, which must be one of those
-// given.
-func (c *call) readBody(types ...string) (string, error) {
-	if c.r.ContentLength == 0 {
-		return "", newProblem(badRequest, "the body is empty; %s is needed", types[0])
-	}
-	got, err := c.mediaType(types)
-	if err != nil {
-		return "", err
-	}
-	if err := c.fill(); err != nil {
-		return "", err
-	}
-	return got, nil
-}
-
-// mediaType checks Content-Type and Content-Encoding (RFC 9110, sections 8.3 and 8.4).
-func (c *call) mediaType(types []string) (string, error) {
-	h := c.r.Header
-	for _, e := range h["Content-Encoding"] {
-		if e != "" && !strings.EqualFold(e, "identity") {
-			return "", newProblem(unsupportedMedia, "a body with the Content-Encoding %s is not taken; send it as it is", show(e))
-		}
-	}
-	values := h["Content-Type"]
-	if len(values) != 1 || values[0] == "" {
-		return "", newProblem(unsupportedMedia, "the request must say what its body is, with one Content-Type header: %s", strings.Join(types, " or "))
-	}
-	if values[0] == types[0] {
-		return types[0], nil
-	}
-	got, params, err := mime.ParseMediaType(values[0])
-	if err != nil {
-		return "", newProblem(unsupportedMedia, "the Content-Type %s cannot be read; send %s", show(values[0]), strings.Join(types, " or "))
-	}
-	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
-		return "", newProblem(unsupportedMedia, "the charset %s is not taken; JSON is sent as UTF-8", show(charset))
-	}
-	for _, t := range types {
-		if got == t {
-			return t, nil
-		}
-	}
-	return "", newProblem(unsupportedMedia, "a body of the type %s is not taken here; send %s", show(got), strings.Join(types, " or "))
-}
-
-// maxAhead is how much room is made for a body on the word of its Content-Length alone.
-const maxAhead = 256 << 10
-
-// fill reads the body into c.body, up to the limit.
-func (c *call) fill() error {
-	limit := c.settings.BodyBytes
-	over := func() error {
-		p := newProblem(tooLarge, "the body is larger than the limit of %d bytes", limit)
-		return p
-	}
-	if c.r.ContentLength > limit {
-		return over()
-	}
-	c.body.Reset()
-	// ReadFrom wants MinRead bytes of room for the read that finds the end.
-	c.body.Grow(int(min(max(c.r.ContentLength, 0), maxAhead)) + bytes.MinRead)
-	if _, err := c.body.ReadFrom(http.MaxBytesReader(c.ResponseWriter, c.r.Body, limit)); err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return over()
-		}
-		// What the network did is of no use to the client, if there still is one.
-		return newProblem(badRequest, "the body did not arrive whole")
-	}
-	return nil
-}
 
 // refuseBody lets a call without input pass only when it has no body, or an empty object.
 func (c *call) refuseBody() error {
@@ -174,6 +93,8 @@ func kindName(k jsontext.Kind) string {
 const (
 	// maxDepth bounds the nesting of a body, and of the data of an event.
 	maxDepth = 100
+	// eventLevels is how deep the data of an event lies in a body: in the event, in the array.
+	eventLevels = 2
 	// maxNodes bounds the values of a body that is read into nodes, because a node takes fifty times
 	// the memory of the shortest value.
 	maxNodes = 10_000
@@ -282,7 +203,37 @@ func explain(body []byte, err error) error {
 		return newProblem(badRequest, "the body ends in the middle of a value, at %s%s", position(body, len(body)), within)
 	}
 	at := int(s.ByteOffset)
+	// The decoder has a limit of its own, told like any syntax error, at the bracket that is one too
+	// many. A bracket at that depth is refused for its depth even if it is wrong otherwise too.
+	if (body[at] == '{' || body[at] == '[') && deeperThan(body[:at], maxDepth+eventLevels) {
+		return newProblem(badRequest, "the body is nested deeper than %d levels", maxDepth)
+	}
 	return newProblem(badRequest, "the body is not JSON: %s at %s%s", unexpected(body, at), position(body, at), within)
+}
+
+// deeperThan says whether JSON is nested deeper than some levels where it is deepest. The JSON is
+// valid, or the beginning of valid JSON. Counting the opening brackets tells almost always, and quickly.
+func deeperThan(v []byte, levels int) bool {
+	if bytes.Count(v, []byte("{"))+bytes.Count(v, []byte("[")) <= levels {
+		return false
+	}
+	depth, quoted := 0, false
+	for i := 0; i < len(v); i++ {
+		switch b := v[i]; {
+		case quoted && b == '\\':
+			i++
+		case b == '"':
+			quoted = !quoted
+		case quoted:
+		case b == '{' || b == '[':
+			if depth++; depth > levels {
+				return true
+			}
+		case b == '}' || b == ']':
+			depth--
+		}
+	}
+	return false
 }
 
 // unexpected says what stands at a place where JSON ends.

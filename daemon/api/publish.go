@@ -222,7 +222,7 @@ func (b *batch) readLines(d *jsontext.Decoder) error {
 		}
 	}
 	if len(b.subs) == 0 {
-		return newProblem(badRequest, "the body is empty; at least one line with an event is needed")
+		return emptyLines()
 	}
 	return nil
 }
@@ -460,38 +460,13 @@ func (e *eventReader) data(v jsontext.Value) {
 		e.fault("data", "must be an object, not %s", kindName(v.Kind()))
 	case int64(len(v)) > limit:
 		e.over.add(e.name(e.index, "data"), "%sis larger than the limit of %d bytes", e.prefix(e.line), limit)
-	case tooDeep(v):
+	case deeperThan(v, maxDepth):
 		e.fault("data", "is nested deeper than %d levels", maxDepth)
 	default:
 		// A copy of its own, because the body's buffer is used again, and because an event that waits
 		// in memory should hold on to no more than itself.
 		e.s.Data = bytes.Clone(v)
 	}
-}
-
-// tooDeep says whether valid JSON is nested deeper than maxDepth. Counting the opening brackets tells
-// almost always, and quickly.
-func tooDeep(v []byte) bool {
-	if bytes.Count(v, []byte("{"))+bytes.Count(v, []byte("[")) <= maxDepth {
-		return false
-	}
-	depth, quoted := 0, false
-	for i := 0; i < len(v); i++ {
-		switch b := v[i]; {
-		case quoted && b == '\\':
-			i++
-		case b == '"':
-			quoted = !quoted
-		case quoted:
-		case b == '{' || b == '[':
-			if depth++; depth > maxDepth {
-				return true
-			}
-		case b == '}' || b == ']':
-			depth--
-		}
-	}
-	return false
 }
 
 // finish judges the event as a whole and computes what stands for its content.
@@ -532,11 +507,13 @@ func (e *eventReader) sum() (sum [16]byte) {
 }
 
 // deriveIDs gives the events without an id one that follows from the key, so that a repeat of the
-// request is a repeat of each event. The number of events is part of what must not differ.
+// request is a repeat of each event. What stands for their content is the whole request, because it is
+// the whole request that a key may not be used for twice with a difference.
 func (b *batch) deriveIDs() {
-	if b.key == "" {
+	if b.key == "" || !slices.ContainsFunc(b.subs, func(s queue.Submission) bool { return s.ID == "" }) {
 		return
 	}
+	whole := b.sumRequest()
 	h := b.c.digest
 	for i := range b.subs {
 		s := &b.subs[i]
@@ -550,16 +527,35 @@ func (b *batch) deriveIDs() {
 		buf = append(buf, 0)
 		buf = binary.BigEndian.AppendUint32(buf, uint32(i))
 		_, _ = h.Write(buf)
-		id := h.Sum(buf[:0])
-		s.ID = "evt_" + lowerHex32(id[:16])
-		h.Reset()
-		_, _ = h.Write(s.Digest[:])
-		buf = binary.BigEndian.AppendUint32(id[:0], uint32(len(b.subs)))
-		_, _ = h.Write(buf)
 		b.c.out = h.Sum(buf[:0])
-		copy(s.Digest[:], b.c.out)
+		s.ID = "evt_" + lowerHex32(b.c.out[:16])
+		s.Digest = whole
 		b.keyed = append(b.keyed, i)
 	}
+}
+
+// sumRequest stands for the request as it was submitted: one event or a list of them (how the list was spelt
+// does not matter), and each event's id and content in their order. An event without an id has the
+// length 0 there, which no id has.
+func (b *batch) sumRequest() (sum [16]byte) {
+	h := b.c.digest
+	h.Reset()
+	buf := append(b.c.out[:0], 0)
+	if b.single {
+		buf[0] = 1
+	}
+	buf = binary.BigEndian.AppendUint32(buf, uint32(len(b.subs)))
+	for i := range b.subs {
+		s := &b.subs[i]
+		buf = append(buf, byte(len(s.ID))) // at most queue.MaxIDLength
+		buf = append(buf, s.ID...)
+		buf = append(buf, s.Digest[:]...)
+		_, _ = h.Write(buf)
+		buf = buf[:0]
+	}
+	b.c.out = h.Sum(buf[:0])
+	copy(sum[:], b.c.out)
+	return sum
 }
 
 // chooseLanes finds who gets each event. Events of one kind share their lanes, so that a batch costs

@@ -181,6 +181,7 @@ type call struct {
 	account store.Account // the one acted for
 
 	body    bytes.Buffer
+	meter   meter // of what body holds
 	decoder *jsontext.Decoder
 	out     []byte
 	digest  hash.Hash
@@ -188,7 +189,7 @@ type call struct {
 }
 
 func newCall(a *API) *call {
-	return &call{api: a, decoder: new(jsontext.Decoder), digest: sha256.New()}
+	return &call{api: a, meter: meter{sum: &a.held}, decoder: new(jsontext.Decoder), digest: sha256.New()}
 }
 
 // maxKept bounds the buffers a call may keep for the next one.
@@ -246,6 +247,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, mux *http.ServeMux, 
 	c.ResponseWriter, c.r, c.socket, c.settings = w, r, socket, a.settings.Load()
 	whole := false // a call that panicked is not used again
 	defer func() {
+		c.meter.release()
 		if whole {
 			c.reset()
 			a.calls.Put(c)
