@@ -68,14 +68,14 @@ func TestSecondProcessOnADirectoryExits2(t *testing.T) {
 func TestConfigurationErrorsExit2WithAllOfThem(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "bad.yaml")
-	if err := os.WriteFile(path, []byte("listen: {adres: x}\ndelivery:\n  timeout: soon\n  workers: 0\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("listen: {place: x}\ndelivery:\n  timeout: soon\n  workers: 0\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c := spawn(t, path)
 	if code := c.exit(); code != 2 {
 		t.Errorf("exited with %d, want 2", code)
 	}
-	for _, want := range []string{"line 1: listen.adres", "line 3: delivery.timeout", "line 4: delivery.workers"} {
+	for _, want := range []string{"line 1: listen.place", "line 3: delivery.timeout", "line 4: delivery.workers"} {
 		if !strings.Contains(c.out.String(), want) {
 			t.Errorf("no %q in:\n%s", want, c.out)
 		}
