@@ -307,7 +307,7 @@ func TestIdempotency(t *testing.T) {
 		`[{"type":"x","data":{}},{"type":"y","data":{"n":1}},{"id":"own","type":"z","data":{}}]`,
 		`[{"type":"x","data":{}}]`,
 		`{"type":"x","data":{}}`,
-		`[{"type":"x","data":{}},{"type":"y","data":{}},{"id":"own2","type":"z","data":{}}]`,
+		`[{"type":"x","data":{}},{"type":"y","data":{}},{"id":"new","type":"z","data":{}}]`,
 		`[{"type":"x","data":{}},{"type":"y","data":{}},{"id":"own2","type":"w","data":{}}]`,
 		`[{"type":"x","data":{}},{"type":"y","data":{}},{"type":"z","data":{}}]`,
 		`[{"type":"x","data":{}},{"id":"own","type":"z","data":{}},{"type":"y","data":{}}]`,
