@@ -24,7 +24,8 @@ import (
 // engine could not read or write; nothing is known to have changed. When the context ends before
 // the change was taken up, its error is returned and nothing changes.
 type Store interface {
-	// CreateAccount adds an account; ErrExists when the id is taken.
+	// CreateAccount adds an account; ErrExists when the id is taken, ErrRetired when it was the id of an
+	// account that has been deleted.
 	CreateAccount(ctx context.Context, a Account) error
 	// Account returns one account, or ErrNotFound.
 	Account(ctx context.Context, id string) (Account, error)
@@ -35,7 +36,9 @@ type Store interface {
 	// change is returned as it is and nothing is stored. The id cannot be changed.
 	UpdateAccount(ctx context.Context, id string, change func(*Account) error) (Account, error)
 	// DeleteAccount removes the account with its tokens, resources and subscriptions. It returns the
-	// ids of the subscriptions that went, so that their deliveries can be dropped.
+	// ids of the subscriptions that went, so that their deliveries can be dropped. ErrNotFound when there
+	// is no such account. The id is retired in the same step, for good: CreateAccount refuses it from
+	// then on, so that nobody comes to own what a queue still keeps under it.
 	DeleteAccount(ctx context.Context, id string) ([]SubscriptionID, error)
 
 	// CreateToken adds a token under its Hash; ErrNotFound when its account does not exist, ErrExists

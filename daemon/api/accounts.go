@@ -70,6 +70,10 @@ func (a *API) createAccount(c *call) error {
 		if errors.Is(err, store.ErrExists) {
 			return newProblem(conflict, "there is an account %s already", account.ID)
 		}
+		if errors.Is(err, store.ErrRetired) {
+			return newProblem(conflict, "the id %s belonged to an account that was deleted and cannot be used again; choose another",
+				account.ID)
+		}
 		return err
 	}
 	c.Header().Set("Location", "/accounts/"+account.ID)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -34,6 +35,10 @@ func (s *Store) CreateAccount(ctx context.Context, a store.Account) error {
 	return s.do(ctx, &change{bytes: int64(len(value)), apply: func(w *writeTx) (func(), error) {
 		if w.Bucket(bucketAccount).Get([]byte(a.ID)) != nil {
 			return nil, fmt.Errorf("account %q: %w", a.ID, store.ErrExists)
+		}
+		// Whatever the mark says, a value that cannot be read included: that it is there is enough.
+		if w.Bucket(bucketAccountGone).Get([]byte(a.ID)) != nil {
+			return nil, fmt.Errorf("account %q: %w", a.ID, store.ErrRetired)
 		}
 		w.createAccount(a.ID, value)
 		return func() { s.accounts.set(a.ID, stored) }, nil
@@ -126,7 +131,8 @@ func (s *Store) UpdateAccount(ctx context.Context, id string, update func(*store
 	return stored, nil
 }
 
-// DeleteAccount implements store.Store. All that belongs to the account goes in the same commit.
+// DeleteAccount implements store.Store. All that belongs to the account goes in the same commit, and the
+// mark that retires its id comes with it: a crash leaves the account whole or its id retired.
 func (s *Store) DeleteAccount(ctx context.Context, id string) ([]store.SubscriptionID, error) {
 	var ids []store.SubscriptionID
 	err := s.do(ctx, &change{apply: func(w *writeTx) (func(), error) {
@@ -156,6 +162,7 @@ func (s *Store) DeleteAccount(ctx context.Context, id string) ([]store.Subscript
 			w.try(func() error { return w.Bucket(name).DeleteBucket([]byte(id)) })
 		}
 		w.remove(w.Bucket(bucketAccount), []byte(id))
+		w.put(w.Bucket(bucketAccountGone), []byte(id), encodeGone(time.Now()))
 		return func() {
 			s.tokens.drop(hashes...)
 			for _, sub := range subs {

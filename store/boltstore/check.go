@@ -32,18 +32,14 @@ func (s *Store) Check(ctx context.Context) error {
 	c := checker{ctx: ctx, store: s, accounts: make(map[string]bool)}
 	err := s.view(func(tx *bolt.Tx) error {
 		c.tx = tx
-		for _, name := range [][]byte{
-			bucketAccount, bucketToken, bucketTokenHash, bucketTokenAccount,
-			bucketResource, bucketSubscription, bucketSubscriptionAccount, bucketKey,
-		} {
-			if tx.Bucket(name) == nil {
-				return fmt.Errorf("bucket %s is missing", name)
-			}
+		if err := requireBuckets(tx); err != nil {
+			return err
 		}
 		if err := s.checkKey(tx); err != nil {
 			c.found("%w", err)
 		}
 		c.checkAccounts()
+		c.checkGone()
 		c.checkTokens()
 		c.checkResources()
 		c.checkSubscriptions()
@@ -104,6 +100,18 @@ func (c *checker) checkAccounts() {
 			}
 		})
 	}
+}
+
+// checkGone looks for ids that are retired and in use. It needs the accounts that checkAccounts found.
+func (c *checker) checkGone() {
+	c.each(c.tx.Bucket(bucketAccountGone), func(k, v []byte) {
+		if _, err := decodeGone(k, v); err != nil {
+			c.found("%w", err)
+		}
+		if c.accounts[string(k)] {
+			c.found("account %q exists though its id is retired", k)
+		}
+	})
 }
 
 // indexed says whether an account's index names the record.

@@ -50,6 +50,21 @@ func decodeAccount(key, value []byte) (store.Account, error) {
 	return a, nil
 }
 
+// encodeGone writes the mark of an account that was deleted at the time given.
+func encodeGone(deleted time.Time) []byte {
+	return appendTime([]byte{recordVersion}, deleted)
+}
+
+func decodeGone(key, value []byte) (deleted time.Time, err error) {
+	r := reader{b: value}
+	r.version()
+	deleted = r.time()
+	if err := r.end(); err != nil {
+		return time.Time{}, decodeError("deleted account", key, err)
+	}
+	return deleted, nil
+}
+
 func encodeToken(t *store.Token) []byte {
 	b := []byte{recordVersion}
 	b = appendText(b, t.AccountID)

@@ -101,7 +101,8 @@ func everyValue(t testing.TB) map[string]struct {
 			_, err := decodeAccount([]byte("acme"), b)
 			return err
 		}},
-		"token": {encodeToken(&token), func(b []byte) error { _, err := decodeToken([]byte("t"), b); return err }},
+		"deleted account": {encodeGone(at), func(b []byte) error { _, err := decodeGone([]byte("acme"), b); return err }},
+		"token":           {encodeToken(&token), func(b []byte) error { _, err := decodeToken([]byte("t"), b); return err }},
 		"resource": {encodeResource(&store.Resource{Name: "n"}), func(b []byte) error {
 			_, err := decodeResource([]byte("a\x00b"), b)
 			return err
@@ -207,6 +208,13 @@ func FuzzAccount(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		again(t, b, func(b []byte) (store.Account, error) { return decodeAccount([]byte("a"), b) },
 			func(a store.Account) []byte { return encodeAccount(&a) })
+	})
+}
+
+func FuzzDeletedAccount(f *testing.F) {
+	f.Add(everyValue(f)["deleted account"].value)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		again(t, b, func(b []byte) (time.Time, error) { return decodeGone([]byte("a"), b) }, encodeGone)
 	})
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	bolt "go.etcd.io/bbolt"
+
 	"herald/store"
 )
 
@@ -73,7 +75,14 @@ func show(s *Store) (string, error) {
 		fmt.Fprintln(&b, rs, len(s.Select(a.ID, "task.create", "project/1", nil)))
 		err = errors.Join(err, rerr)
 	}
-	return b.String(), err
+	// No listing shows the retired ids, and an account must not go without leaving one.
+	verr := s.view(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketAccountGone).ForEach(func(k, v []byte) error {
+			fmt.Fprintf(&b, "retired %s %x\n", k, v)
+			return nil
+		})
+	})
+	return b.String(), errors.Join(err, verr)
 }
 
 // record runs the workload, one change after the other, so that after each the state is known.

@@ -11,6 +11,7 @@
 //
 //	bucket                          key              value
 //	account                         account id       account
+//	account_gone                    account id       deleted account
 //	token                           token id         token
 //	token_hash                      hash, 32 bytes   token id
 //	token_account/<account>         token id         empty
@@ -20,22 +21,26 @@
 //	key                             check            sealed text that tells whether a key is the right one
 //	key                             probe            written to find out whether a full disk has room again
 //
+// The id of a deleted account stays in account_gone for good and is refused to a new one, which could
+// otherwise read what the queue still keeps of the old one. No id is in both account and account_gone.
+//
 // An account has its three nested buckets as long as it exists. The sequence number of
 // subscription_account/<account> is how many subscriptions it holds, so that the limit is checked
 // without counting.
 //
 // # The values
 //
-// Every value of account, token, resource and subscription begins with a version byte, 1. A file or a
+// Every value of account, account_gone, token, resource and subscription begins with a version byte, 1. A file or a
 // value of a newer version is refused. Members follow in this order: text and bytes with their length
 // before them as an unsigned varint, numbers as zigzag varints, truth as one byte 0 or 1, a list as the
 // number of its elements and the elements, a time as 0 for none, or 1, the seconds since 1970 (zigzag
 // varint) and the nanoseconds (unsigned varint).
 //
-//	account       name, suspended, created
-//	token         account, name, scopes, hash (32 bytes, no length), created, expires
-//	resource      name
-//	subscription  clear part (as bytes), then to the end of the value the sealed part
+//	account          name, suspended, created
+//	deleted account  when it was deleted
+//	token            account, name, scopes, hash (32 bytes, no length), created, expires
+//	resource         name
+//	subscription     clear part (as bytes), then to the end of the value the sealed part
 //
 // The clear part of a subscription: account, created, updated, export format, number of records, longest
 // wait (ns), resource, events, payload, method, type of authentication, user name, name, timeout (ns),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,7 @@ const (
 // The buckets; doc.go says what is in them.
 var (
 	bucketAccount             = []byte("account")
+	bucketAccountGone         = []byte("account_gone")
 	bucketToken               = []byte("token")
 	bucketTokenHash           = []byte("token_hash")
 	bucketTokenAccount        = []byte("token_account")
@@ -46,6 +48,11 @@ var (
 	keyCheck = []byte("check")
 	keyProbe = []byte("probe")
 
+	// buckets are all of them; a file that lacks one is damaged.
+	buckets = [][]byte{
+		bucketAccount, bucketAccountGone, bucketToken, bucketTokenHash, bucketTokenAccount,
+		bucketResource, bucketSubscription, bucketSubscriptionAccount, bucketKey,
+	}
 	// perAccount are the buckets that have a nested one for each account.
 	perAccount = [][]byte{bucketTokenAccount, bucketResource, bucketSubscriptionAccount}
 )
@@ -152,15 +159,8 @@ func Open(o Options) (*Store, error) {
 		ended:         make(chan struct{}),
 		gone:          make(chan struct{}),
 	}
-	s.db, err = boltkit.Open(boltkit.Options{
-		Path: o.Path, Name: schemaName, Version: schemaVersion, Init: s.initialize,
-		InitialMmapSize: mmapSize, Logger: o.Logger, WriteAt: o.writeAt,
-	})
-	if err != nil {
+	if err := s.openFile(o); err != nil {
 		return nil, err
-	}
-	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", o.Path, err), s.db.Close())
 	}
 	s.committer = boltkit.NewCommitter(boltkit.CommitterOptions[*change]{
 		DB: s.db, Apply: s.apply, Settled: s.settled,
@@ -172,12 +172,39 @@ func Open(o Options) (*Store, error) {
 	return s, nil
 }
 
+// openFile opens the file and reads what is kept in memory, and leaves nothing open when it fails.
+//
+// bbolt trusts the pages it reads: where they are damaged it panics, or follows a length out of the mapped
+// file, which is a fault. Both are turned into an error here, because the first thing an operator does
+// with a damaged file is to start on it. Out of reach are a panic inside bbolt.Open, which leaves the
+// file locked until the process ends, and one in a goroutine of bbolt's own, which looks for the free
+// pages of a file that has no list of them.
+func (s *Store) openFile(o Options) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("open %s: %w (%v); restore it from a backup", o.Path, boltkit.ErrDamaged, p)
+		}
+		if err != nil && s.db != nil {
+			err = errors.Join(err, s.db.Close())
+		}
+	}()
+	s.db, err = boltkit.Open(boltkit.Options{
+		Path: o.Path, Name: schemaName, Version: schemaVersion, Init: s.initialize,
+		InitialMmapSize: mmapSize, Logger: o.Logger, WriteAt: o.writeAt,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.load(); err != nil {
+		return fmt.Errorf("open %s: %w", o.Path, err)
+	}
+	return nil
+}
+
 // initialize fills a new file.
 func (s *Store) initialize(tx *bolt.Tx) error {
-	for _, name := range [][]byte{
-		bucketAccount, bucketToken, bucketTokenHash, bucketTokenAccount,
-		bucketResource, bucketSubscription, bucketSubscriptionAccount, bucketKey,
-	} {
+	for _, name := range buckets {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}
@@ -199,6 +226,9 @@ func checkPlace() place {
 // load tells whether the key is the right one and fills the matcher.
 func (s *Store) load() error {
 	return s.db.View(func(tx *bolt.Tx) error {
+		if err := requireBuckets(tx); err != nil {
+			return err
+		}
 		if err := s.checkKey(tx); err != nil {
 			return err
 		}
@@ -215,9 +245,19 @@ func (s *Store) load() error {
 	})
 }
 
+// requireBuckets returns boltkit.ErrDamaged when one is missing: what uses them takes them for granted.
+func requireBuckets(tx *bolt.Tx) error {
+	for _, name := range buckets {
+		if tx.Bucket(name) == nil {
+			return fmt.Errorf("%w: bucket %s is missing; restore it from a backup", boltkit.ErrDamaged, name)
+		}
+	}
+	return nil
+}
+
 func (s *Store) checkKey(tx *bolt.Tx) error {
 	b := tx.Bucket(bucketKey)
-	if b == nil || b.Get(keyCheck) == nil {
+	if b.Get(keyCheck) == nil {
 		return fmt.Errorf("%w: it has no key check; restore it from a backup", boltkit.ErrDamaged)
 	}
 	text, err := s.sealer.open(checkPlace(), b.Get(keyCheck))

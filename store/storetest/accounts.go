@@ -121,15 +121,15 @@ func testDeleteAccount(h *house) {
 		return store.Token{ID: id, AccountID: account, Hash: store.TokenHash{n}, CreatedAt: moment(1)}
 	}
 	resource := store.Resource{ResourceKey: store.ResourceKey{Type: "project", ID: "1"}, Name: "One"}
-	fill := func(s store.Store) {
-		h.is(s.CreateToken(ctx, token("t1", "acme", 1)), nil)
-		h.is(s.CreateToken(ctx, token("t2", "acme", 2)), nil)
-		h.is(s.PutResources(ctx, "acme", []store.Resource{resource}), nil)
+	fill := func(s store.Store, account string) {
+		h.is(s.CreateToken(ctx, token("t1", account, 1)), nil)
+		h.is(s.CreateToken(ctx, token("t2", account, 2)), nil)
+		h.is(s.PutResources(ctx, account, []store.Resource{resource}), nil)
 	}
 	h.step(func(s store.Store) {
 		h.account("acme")
 		h.account("other")
-		fill(s)
+		fill(s, "acme")
 		for range 3 {
 			x := h.subscription("acme")
 			subs = append(subs, x)
@@ -179,15 +179,81 @@ func testDeleteAccount(h *house) {
 		h.is(err, store.ErrNotFound)
 	})
 	h.step(func(s store.Store) {
-		// One of the same name begins empty, and every id of the old one is free.
-		h.account("acme")
-		h.is(h.emptyAccount(s, "acme"), nil)
-		fill(s)
+		// Only the account's own id is retired: every id of what it had is free.
+		h.account("next")
+		fill(s, "next")
+		subs[0].AccountID = "next"
 		h.is(s.CreateSubscription(ctx, subs[0], 1), nil)
 	})
 	h.step(func(s store.Store) {
-		if !chosen(s, "acme", "task.create", "")[subs[0].ID] {
-			h.Fatal("the subscription of the new account is not chosen")
+		if !chosen(s, "next", "task.create", "")[subs[0].ID] {
+			h.Fatal("the subscription of the next account is not chosen")
+		}
+	})
+}
+
+// Whoever gets the id of a deleted account gets to see what a queue still keeps under it.
+func testDeletedIDIsRetired(h *house) {
+	retired := func(s store.Store) {
+		h.Helper()
+		h.is(s.CreateAccount(ctx, store.Account{ID: "acme"}), store.ErrRetired)
+		if errors.Is(s.CreateAccount(ctx, store.Account{ID: "acme"}), store.ErrExists) {
+			h.Fatal("a retired id is said to be taken by an account")
+		}
+		_, err := s.Account(ctx, "acme")
+		h.is(err, store.ErrNotFound)
+		h.is(s.CreateToken(ctx, store.Token{ID: "t", AccountID: "acme", Hash: store.TokenHash{1}}), store.ErrNotFound)
+		h.is(s.CreateSubscription(ctx, h.subscription("acme"), 0), store.ErrNotFound)
+		_, err = s.DeleteAccount(ctx, "acme")
+		h.is(err, store.ErrNotFound)
+	}
+	h.step(func(s store.Store) {
+		h.account("acme")
+		_, err := s.DeleteAccount(ctx, "never")
+		h.is(err, store.ErrNotFound)
+		_, err = s.DeleteAccount(ctx, "acme")
+		h.is(err, nil)
+		retired(s)
+	})
+	h.step(retired)
+	h.step(func(s store.Store) {
+		// What was refused retires nothing, nor does another id that only looks alike.
+		for _, id := range []string{"never", "Acme", "acme1", "acm"} {
+			h.account(id)
+		}
+		retired(s)
+		list, err := s.Accounts(ctx, "", 0)
+		h.is(err, nil)
+		if len(list) != 5 {
+			h.Fatalf("accounts: %+v", list)
+		}
+	})
+	h.step(retired)
+}
+
+// A delete and creates of the same id that share commits: once it is gone, no one gets it.
+func testDeleteRacesCreate(h *house) {
+	h.step(func(s store.Store) {
+		for round := range 10 {
+			id := fmt.Sprint("a", round)
+			h.account(id)
+			h.parallel(8, 8, func(i int) error {
+				if i == 3 {
+					_, err := s.DeleteAccount(ctx, id)
+					return err
+				}
+				err := s.CreateAccount(ctx, store.Account{ID: id})
+				if !errors.Is(err, store.ErrExists) && !errors.Is(err, store.ErrRetired) {
+					return fmt.Errorf("create %s: got error %w, want ErrExists or ErrRetired", id, err)
+				}
+				return nil
+			})
+			h.is(s.CreateAccount(ctx, store.Account{ID: id}), store.ErrRetired)
+		}
+	})
+	h.step(func(s store.Store) {
+		for round := range 10 {
+			h.is(s.CreateAccount(ctx, store.Account{ID: fmt.Sprint("a", round)}), store.ErrRetired)
 		}
 	})
 }

@@ -42,6 +42,8 @@ func Run(t *testing.T, open Open) {
 		{"UpdateAccount", testUpdateAccount},
 		{"DeleteAccount", testDeleteAccount},
 		{"DeleteAccountWithMuch", testDeleteAccountWithMuch},
+		{"DeletedIDIsRetired", testDeletedIDIsRetired},
+		{"DeleteRacesCreate", testDeleteRacesCreate},
 		{"CreateToken", testCreateToken},
 		{"TokenByHash", testTokenByHash},
 		{"Tokens", testTokens},
