@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
+
 	"herald/queue"
 	"herald/store/boltkit"
 )
@@ -46,7 +48,7 @@ func TestFileGoneFromItsPath(t *testing.T) {
 	}
 }
 
-// Whatever page is damaged, opening the file works or says so; it never panics in the caller's goroutine.
+// A file damaged all over is refused with an error, not with a panic of bbolt's.
 func TestDamagedPagesAreNoPanic(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -72,29 +74,37 @@ func TestDamagedPagesAreNoPanic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// One byte wrong in every page but the first ones.
 	const page = 4096
-	refused := 0
-	for at := 2 * page; at < min(len(whole), 60*page); at += page {
-		// The freelist was written by the clean stop, so that opening walks no pages in a goroutine of bbolt's.
-		bad := append([]byte(nil), whole...)
-		for _, off := range []int{24, 100, 2000} {
-			bad[at+off] ^= 0xff
-		}
-		name := filepath.Join(dir, "bad.db")
-		if err := os.WriteFile(name, bad, 0o600); err != nil {
+	bad := append([]byte(nil), whole...)
+	for at := 4 * page; at < len(bad); at += page {
+		bad[at+100] ^= 0xff
+	}
+	name := filepath.Join(dir, "bad.db")
+	if err := os.WriteFile(name, bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Path: name}); err == nil || strings.Contains(err.Error(), "goroutine") {
+		t.Errorf("got %v, want an error", err)
+	} else {
+		t.Log(err)
+	}
+}
+
+// A bucket that is not there makes bbolt panic where it is used; Open says what is wrong instead.
+func TestOpenWithoutBucket(t *testing.T) {
+	t.Parallel()
+	for _, name := range [][]byte{bucketEvent, bucketLane, bucketFate} {
+		path := filepath.Join(t.TempDir(), "queue.db")
+		q, err := Open(Options{Path: path})
+		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := Open(Options{Path: name})
-		if err != nil {
-			refused++
-			continue
+		if err := errors.Join(q.db.Update(func(tx *bolt.Tx) error { return tx.DeleteBucket(name) }), q.Close()); err != nil {
+			t.Fatal(err)
 		}
-		if err := q.Close(); err != nil {
-			t.Errorf("page %d: close: %v", at/page, err)
+		if _, err := Open(Options{Path: path}); !errors.Is(err, boltkit.ErrDamaged) || !strings.Contains(err.Error(), "restore it") {
+			t.Errorf("without %s: got %v, want ErrDamaged", name, err)
 		}
 	}
-	if refused == 0 {
-		t.Error("no damage was noticed")
-	}
-	t.Logf("%d damaged files refused", refused)
 }
