@@ -68,9 +68,6 @@ func adminHandler(a *api.API) http.Handler {
 // Addr returns the address the API listens on.
 func (d *Daemon) Addr() net.Addr { return d.addr }
 
-// AdminAddr returns the address of the admin listener, or nil when there is none.
-func (d *Daemon) AdminAddr() net.Addr { return d.adminAddr }
-
 // ready says why the daemon is not ready, or nil. The API adds what store and queue have to say.
 func (d *Daemon) ready() error {
 	switch d.phase.Load() {

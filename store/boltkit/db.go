@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -264,18 +263,6 @@ func (d *DB) Check(ctx context.Context) error {
 		return fmt.Errorf("check %s: %w", d.path, err)
 	}
 	return nil
-}
-
-// Backup writes a consistent copy of the file to w and returns how many bytes that were. The pages
-// freed meanwhile are reused only after it.
-func (d *DB) Backup(w io.Writer) (int64, error) {
-	var n int64
-	err := d.View(func(tx *bolt.Tx) error {
-		var err error
-		n, err = tx.WriteTo(w)
-		return err
-	})
-	return n, err
 }
 
 // Stats are figures of the moment.

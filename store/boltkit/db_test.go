@@ -308,17 +308,6 @@ func TestFreelistSwitch(t *testing.T) {
 	if err := d.Update(put("a", "3")); err != nil {
 		t.Fatal(err)
 	}
-	var backup bytes.Buffer
-	if n, err := d.Backup(&backup); err != nil || n != int64(backup.Len()) {
-		t.Fatal(n, err)
-	}
-	copied := filepath.Join(t.TempDir(), "copy.db")
-	if err := os.WriteFile(copied, backup.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if v := get(t, open(t, options(copied)), "a"); v != "3" {
-		t.Errorf("the backup holds %q", v)
-	}
 }
 
 func FuzzHighWater(f *testing.F) {
