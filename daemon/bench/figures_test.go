@@ -92,6 +92,7 @@ func TestSumMetric(t *testing.T) {
 		"herald_queue_commits_total 7\n": {7, true, false},
 		"herald_queue_commits_total{kind=\"a\"} 7\nother 5\nherald_queue_commits_total{kind=\"b}\"} 1.5e1 1700000000\n": {22, true, false},
 		"herald_queue_commits_total_more 7\nherald_queue_commits 1\n":                                                   {},
+
 		"herald_queue_commits_total{ 7\n":    {0, false, true},
 		"herald_queue_commits_total{}\n":     {0, false, true},
 		"herald_queue_commits_total seven\n": {0, false, true},

@@ -116,9 +116,6 @@ func New(o Options) (*Egress, error) {
 // refused at once. The transports check again by themselves.
 func (e *Egress) CheckURL(u *url.URL) error { return e.policy.CheckURL(u) }
 
-// CheckAddr is Policy.CheckAddr of the policy of e.
-func (e *Egress) CheckAddr(a netip.AddrPort) error { return e.policy.CheckAddr(a) }
-
 // Transport returns a new transport, with its own pool of connections, for HTTP/1.1 and, where a TLS
 // server offers it, HTTP/2. The caller keeps it for as long as it makes calls, and may change its
 // TLSClientConfig before the first, to present a client certificate; Proxy and DialContext carry the

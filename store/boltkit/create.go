@@ -71,10 +71,12 @@ func (d *DB) initialize(o Options, tmp string) error {
 	if err := os.Rename(tmp, o.Path); err != nil {
 		return err
 	}
-	return syncDirectory(filepath.Dir(o.Path))
+	return SyncDirectory(filepath.Dir(o.Path))
 }
 
-func syncDirectory(dir string) error {
+// SyncDirectory makes the entries of a directory durable: a file that was created or renamed in it is found
+// after a power cut only then. Its errors are those of the file system.
+func SyncDirectory(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err

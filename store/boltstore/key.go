@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"herald/store/boltkit"
 )
 
 // keySize is the length of a key in bytes: AES-256.
@@ -116,7 +118,7 @@ func CreateKey(path string) (Key, error) {
 	}
 	err = errors.Join(err, os.Remove(f.Name()))
 	if err == nil {
-		err = syncDir(dir)
+		err = boltkit.SyncDirectory(dir)
 	}
 	if err != nil {
 		return Key{}, fmt.Errorf("create the key file: %w", err)
@@ -130,14 +132,6 @@ func writeKey(f *os.File, k Key) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // KeyFor returns the key of the store at storePath, kept in the file at keyPath. The key file is
