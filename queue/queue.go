@@ -37,14 +37,17 @@ type Queue interface {
 	// failed.
 	Accept(ctx context.Context, subs []Submission) ([]Receipt, error)
 
-	// Claim leases due deliveries, oldest first within a lane, lanes taking turns, and appends them to
-	// dst: at least one unless it returns an error, at most limit. It waits until there is one or the
-	// context ends.
+	// Claim leases due deliveries, lanes taking turns, and appends them to dst: at least one claim unless it
+	// returns an error, at most limit. It waits until there is one or the context ends.
 	//
-	// For each lane with due work it asks room how many of that lane may be claimed now. A lane whose
-	// room is 0 or less is set aside until Wake names it. room is called with the engine's lock held:
+	// For each lane with due work it asks room how much of that lane may be claimed now, and how. A lane
+	// that may have no push is set aside until Wake names it. room is called with the engine's lock held:
 	// it must be quick and must not call the queue. Only one Claim may be under way at a time.
-	Claim(ctx context.Context, limit int, room func(Lane) int, dst []Claim) ([]Claim, error)
+	//
+	// A lane's first attempts come oldest first, and take turns with its due retries. Deliveries that were
+	// tried together and are to be tried again come together again, as one claim, however small Room.Records is
+	// by then.
+	Claim(ctx context.Context, limit int, room func(Lane) Room, dst []Claim) ([]Claim, error)
 
 	// Wake makes Claim consider lanes again that were set aside. Waking a lane that was not is harmless.
 	Wake(lanes ...Lane)
@@ -56,13 +59,18 @@ type Queue interface {
 	Settle(ss ...Settlement)
 
 	// Retry makes a delivery due now, whatever its state: a scheduled retry is replaced, a dead,
-	// discarded or delivered one is tried again, and its schedule begins anew. A delivery that is
+	// discarded or delivered one is tried again, on its own, and its schedule begins anew. A delivery that is
 	// pending or under way is left as it is. ErrNotFound when it does not exist or is not the account's
 	// ("" means any account); ErrGone when its lane was dropped.
 	Retry(ctx context.Context, accountID string, id DeliveryID) error
 
-	// RetryDead makes all dead deliveries of a lane due now and returns how many.
-	RetryDead(ctx context.Context, lane Lane) (int, error)
+	// RetryDead makes the dead deliveries of a lane due that the selection names, and returns how many. ErrGone
+	// when the lane was dropped. When the context ends or the engine fails on the way, those counted are due.
+	RetryDead(ctx context.Context, lane Lane, s DeadSelection) (int, error)
+
+	// Discard gives up all deliveries of a lane accepted before, with the reason, but not later ones. Those leased at
+	// this moment are not tried again. It costs the same however many there are. Repeating it is harmless.
+	Discard(ctx context.Context, lane Lane, reason string) error
 
 	// DropLane discards all deliveries of a lane that are not finished, and all it gets later. It is
 	// for a lane whose subscription was deleted and is repeatable. Leased deliveries are settled by
@@ -87,6 +95,9 @@ type Queue interface {
 
 	// Stats returns counters of the moment; it is cheap.
 	Stats() Stats
+
+	// LaneStats returns the counters of one lane; it is cheap. A lane the queue does not know has none.
+	LaneStats(lane Lane) LaneStats
 
 	// Configure changes how long things are kept; it takes effect within seconds.
 	Configure(r Retention)
@@ -143,11 +154,48 @@ type Receipt struct {
 	Duplicate bool
 }
 
-// Claim is a leased delivery.
+// Room says how much of a lane may be claimed, and how.
+type Room struct {
+	// Pushes is how many claims there may be; with 0 or less the lane is set aside.
+	Pushes int
+	// Records is the most deliveries in one claim; less than 1 counts as 1.
+	Records int
+	// Total is the most deliveries in all claims together; 0 is no bound. Deliveries that have to come together
+	// come also when they are more than are left of it.
+	Total int
+	// Wait is how long a claim of first attempts that could hold more waits for them, from the acceptance of
+	// its oldest.
+	Wait time.Duration
+	// Order is the order in which deliveries of the lane are leased, and Key tells the key of OrderKey. Key is
+	// called with the engine's lock held, once or a few times for each event, and must always answer the same for the
+	// same event. When an engine learns of another Order, or of another KeyID, it begins anew with what is not
+	// leased.
+	Order Order
+	Key   func(*Event) uint64
+	// KeyID stands for Key: two functions with the same KeyID answer the same.
+	KeyID string
+}
+
+// Order is the order in which the deliveries of a lane are leased.
+type Order uint8
+
+// The orders. A delivery is unfinished until it is delivered, dead or discarded; the order holds for first attempts
+// and scheduled retries, while one retried by hand goes when its turn among the retries comes.
+const (
+	// OrderNone: first attempts in order of acceptance, as many at once as there is room for.
+	OrderNone Order = iota
+	// OrderStrict: nothing is leased while an older delivery of the lane is leased, or waits for its retry.
+	OrderStrict
+	// OrderKey: nothing is leased while an older delivery of the lane with the same key is leased, or waits
+	// for its retry.
+	OrderKey
+)
+
+// Claim is a lease of the deliveries of one push.
 type Claim struct {
-	Delivery DeliveryID
-	// Event is shared and must not be changed.
-	Event *Event
+	Lane Lane
+	// Deliveries is at least one, in the order of acceptance.
+	Deliveries []Leased
 	// Attempt is the number of the attempt to be made, from 1.
 	Attempt int
 	// Retries is how many retries of the schedule were used: 0 for the first attempt, also after a
@@ -155,18 +203,47 @@ type Claim struct {
 	Retries int
 }
 
+// Leased is one delivery of a claim.
+type Leased struct {
+	// Seq is the event's number in the queue, as in DeliveryID.
+	Seq uint64
+	// Event is shared and must not be changed.
+	Event *Event
+}
+
+// Delivery returns the id of the i-th delivery.
+func (c *Claim) Delivery(i int) DeliveryID { return DeliveryID{c.Deliveries[i].Seq, c.Lane} }
+
 // Settlement ends a lease.
 type Settlement struct {
-	Delivery DeliveryID
+	Lane Lane
+	// Deliveries are those of the claim.
+	Deliveries []Leased
 	// Attempt is what was tried; nil when nothing was, and then no attempt is counted.
 	Attempt *Attempt
-	// State is what the delivery is now: StateDelivered, StateDead, StateDiscarded, StateRetrying
+	// State is what the deliveries are now: StateDelivered, StateDead, StateDiscarded, StateRetrying
 	// (due again at Due), or StatePending (given back, due as before).
 	State State
-	// Due is when a retrying delivery is due again.
+	// Due is when retrying deliveries are due again.
 	Due time.Time
-	// Reason is a short word why a delivery is dead or discarded.
+	// Dissolve makes retrying deliveries that were tried together come one by one from now on.
+	Dissolve bool
+	// Reason is a short word why deliveries are dead or discarded.
 	Reason string
+}
+
+// DeadSelection says which dead deliveries of a lane are meant; zero members do not restrict.
+type DeadSelection struct {
+	// Reason is why they died.
+	Reason string
+	// EventType is the type of their events.
+	EventType string
+	// Since and Until bound the acceptance of their events: at Since or later, before Until.
+	Since, Until time.Time
+	// Rate is how many a second become due: the first now, the others one after the other; 0 is all at once.
+	Rate float64
+	// DryRun only counts.
+	DryRun bool
 }
 
 // State is where a delivery is.
@@ -205,6 +282,8 @@ const (
 	ReasonExpired = "expired"
 	// ReasonUnsubscribed: the subscription was deleted.
 	ReasonUnsubscribed = "unsubscribed"
+	// ReasonDisabled: the subscription was disabled, and does not want what waited then.
+	ReasonDisabled = "disabled"
 )
 
 // Delivery is one event for one lane, as it stands.
@@ -241,6 +320,8 @@ type DeliveryFilter struct {
 	Lane      Lane
 	EventID   string
 	State     State
+	// Reason selects dead and discarded deliveries by why they are.
+	Reason string
 	// Since: only events accepted at this time or later.
 	Since time.Time
 	// After is the last delivery of the page before.
@@ -263,6 +344,16 @@ type Stats struct {
 	OldestDue time.Time
 	// FileBytes is the size of the storage, FreeBytes the part of it that is free for reuse.
 	FileBytes, FreeBytes int64
+}
+
+// LaneStats are counters of one lane.
+type LaneStats struct {
+	// Pending wait for their first attempt, Retrying for another, Delivering are leased, Dead were given up.
+	Pending, Retrying, Delivering, Dead int64
+	// OldestPending is the acceptance time of the oldest event that waits for its first attempt; zero if none.
+	OldestPending time.Time
+	// NextRetry is when the next retry is due; zero if none waits.
+	NextRetry time.Time
 }
 
 // Retention says how long things are kept.

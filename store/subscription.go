@@ -55,8 +55,10 @@ type Subscription struct {
 	// Resource selects by what the event happened to: "type/id", "type/*", or "" for all events, also
 	// those without a resource.
 	Resource string
-	// Events selects by type: patterns as Matcher documents them; empty means all.
+	// Events selects by type: patterns as Matcher documents them; empty means all but Herald's own.
 	Events []string
+	// Filter selects by the event's data; nil means all. It is shared and immutable.
+	Filter *Filter
 	// Payload is the form of a record.
 	Payload PayloadForm
 	// Method is the HTTP method of a push: POST, PUT or GET.
@@ -74,6 +76,32 @@ type Subscription struct {
 	StateReason string
 	// StateSince is when the state was entered.
 	StateSince time.Time
+	// Discarding is set while the subscription is disabled and OnDisabledDiscard is in force: events are not
+	// for it, and what waits is discarded.
+	Discarding bool
+	// Health is how pushes have gone. It is the dispatcher's: everyone else leaves it as it is, or makes
+	// it zero where the past says nothing any more.
+	Health Health
+}
+
+// Health is what has to survive a restart of how pushes to a subscription have gone. It changes a few times
+// in an outage, never with each push; the zero value says that nothing is known to be wrong.
+type Health struct {
+	// FailingSince is when the first failed push after the last success was made; zero while they succeed.
+	FailingSince time.Time
+	// Failures is how many pushes in a row have failed, as far as it was noted.
+	Failures int
+	// OpenedAt is when the circuit breaker opened; zero while it is closed.
+	OpenedAt time.Time
+	// Probes is how many probes have failed since, and ProbeAt when the next may go out.
+	Probes  int
+	ProbeAt time.Time
+	// Warned is the highest percentage of DisableAfter a warning was published for.
+	Warned int
+	// Notice is the type of an operational event about the subscription that is still to be published, NoticeAt
+	// when it happened; "" when there is none.
+	Notice   string
+	NoticeAt time.Time
 }
 
 // Clone returns a deep copy.
@@ -137,7 +165,54 @@ type DeliveryPolicy struct {
 	RetrySchedule string
 	// MaxConcurrency is how many pushes may be under way at once.
 	MaxConcurrency int
+	// RateLimit is how many records a second may go out, fractions allowed.
+	RateLimit float64
+	// RateBurst is how many records may go out at once after a rest; 0 means those of one second, at least 1.
+	RateBurst int
+	// Ordering is the order of deliveries.
+	Ordering Ordering
+	// OrderingKey is the field of the data whose value is the key of OrderKey, as ParsePath reads it; ""
+	// means the event's resource.
+	OrderingKey string
+	// DisableAfter says when failing disables the subscription.
+	DisableAfter DisableAfter
+	// OnDisabled says what becomes of the deliveries of the disabled subscription.
+	OnDisabled OnDisabled
 }
+
+// Ordering is the order in which a subscription's deliveries are made.
+type Ordering string
+
+// The orders. Empty means the configured one.
+const (
+	// OrderNone: as fast as it goes, about in the order of acceptance.
+	OrderNone Ordering = "none"
+	// OrderKey: in the order of acceptance for each value of the key, the values beside each other.
+	OrderKey Ordering = "key"
+	// OrderStrict: one push at a time, in the order of acceptance.
+	OrderStrict Ordering = "strict"
+)
+
+// DisableAfter says how much failing disables a subscription: whichever is set and comes first.
+type DisableAfter struct {
+	// Set says that this overrides the configuration, also where it switches disabling off.
+	Set bool
+	// Duration of failing without one success; 0 is off.
+	Duration time.Duration
+	// Failures is how many failed pushes in a row; 0 is off.
+	Failures int
+}
+
+// OnDisabled says what becomes of a disabled subscription's deliveries.
+type OnDisabled string
+
+// The ways. Empty means the configured one.
+const (
+	// OnDisabledHold: they wait, as long as they are retained, and flow when the subscription is enabled.
+	OnDisabledHold OnDisabled = "hold"
+	// OnDisabledDiscard: what waits is discarded, and events that come meanwhile are not for it.
+	OnDisabledDiscard OnDisabled = "discard"
+)
 
 // State is where a subscription is in its life.
 type State string
@@ -154,5 +229,12 @@ const (
 	StateDisabled State = "disabled"
 )
 
-// ReasonGone is the StateReason of a subscription whose receiver answered 410.
-const ReasonGone = "gone"
+// The StateReasons of a disabled subscription.
+const (
+	// ReasonGone: its receiver answered 410.
+	ReasonGone = "gone"
+	// ReasonFailing: it failed for DisableAfter.Duration without one success.
+	ReasonFailing = "failing"
+	// ReasonFailures: DisableAfter.Failures pushes in a row failed.
+	ReasonFailures = "failures"
+)

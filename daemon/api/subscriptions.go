@@ -382,7 +382,7 @@ func (a *API) retrySubscription(c *call) error {
 	if err != nil {
 		return err
 	}
-	n, err := a.queue.RetryDead(c.r.Context(), queue.Lane(s.ID))
+	n, err := a.queue.RetryDead(c.r.Context(), queue.Lane(s.ID), queue.DeadSelection{})
 	if err != nil {
 		return err
 	}

@@ -97,7 +97,7 @@ func (d *Dispatcher) admit(j *job) (*store.Subscription, verdict) {
 // drop ends a delivery whose subscription was deleted, and tells the queue that its lane is.
 func (d *Dispatcher) drop(j *job) {
 	d.queue.Settle(queue.Settlement{
-		Delivery: j.claim.Delivery, State: queue.StateDiscarded, Reason: queue.ReasonUnsubscribed,
+		Lane: j.claim.Lane, Deliveries: j.claim.Deliveries, State: queue.StateDiscarded, Reason: queue.ReasonUnsubscribed,
 	})
 	err := d.queue.DropLane(d.hard, j.lane.id)
 	d.mu.Lock()
@@ -122,7 +122,7 @@ func (d *Dispatcher) send(sub *store.Subscription, j *job) queue.Outcome {
 	c := &j.claim
 	ctx, cancel := context.WithTimeout(d.hard, cmp.Or(sub.Delivery.Timeout, policy.Timeout))
 	started := time.Now()
-	out := d.sender.Send(ctx, sub, queue.Push{ID: c.Event.ID, Events: []*queue.Event{c.Event}, Attempt: c.Attempt})
+	out := d.sender.Send(ctx, sub, queue.Push{ID: c.Deliveries[0].Event.ID, Events: []*queue.Event{c.Deliveries[0].Event}, Attempt: c.Attempt})
 	cancel()
 	now := time.Now()
 	if out.StartedAt.IsZero() {
@@ -148,7 +148,7 @@ func (d *Dispatcher) send(sub *store.Subscription, j *job) queue.Outcome {
 // follow says what an outcome means for the delivery, and acts where it means something for the
 // subscription.
 func (d *Dispatcher) follow(sub *store.Subscription, c *queue.Claim, out *queue.Outcome, policy *Defaults, now time.Time) queue.Settlement {
-	s := queue.Settlement{Delivery: c.Delivery}
+	s := queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries}
 	switch out.Class {
 	case queue.ClassDelivered:
 		s.State = queue.StateDelivered
@@ -232,8 +232,8 @@ func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, out *qu
 	attrs := make([]slog.Attr, 0, 9)
 	attrs = append(attrs,
 		slog.String("subscription", sub.ID.String()),
-		slog.String("delivery", c.Delivery.String()),
-		slog.String("event", c.Event.ID),
+		slog.String("delivery", c.Delivery(0).String()),
+		slog.String("event", c.Deliveries[0].Event.ID),
 		slog.Int("attempt", c.Attempt),
 		slog.String("outcome", string(out.Class)),
 		slog.Int("status", out.Status),

@@ -25,7 +25,7 @@ type endless struct {
 	end     context.CancelFunc
 }
 
-func (q *endless) Claim(ctx context.Context, limit int, room func(queue.Lane) int, dst []queue.Claim) ([]queue.Claim, error) {
+func (q *endless) Claim(ctx context.Context, limit int, room func(queue.Lane) queue.Room, dst []queue.Claim) ([]queue.Claim, error) {
 	for {
 		for range q.lanes {
 			q.turn = (q.turn + 1) % len(q.lanes)

@@ -317,6 +317,6 @@ func (d *Dispatcher) begin(wake []queue.Lane) (int, []queue.Lane) {
 func (d *Dispatcher) giveBack(why returned, claims []queue.Claim) {
 	for i := range claims {
 		d.metrics.returned[why].Inc()
-		d.queue.Settle(queue.Settlement{Delivery: claims[i].Delivery, State: queue.StatePending})
+		d.queue.Settle(queue.Settlement{Lane: claims[i].Lane, Deliveries: claims[i].Deliveries, State: queue.StatePending})
 	}
 }

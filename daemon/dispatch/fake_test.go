@@ -70,7 +70,7 @@ func (q *fakeQueue) add(lane queue.Lane, n int) []*item {
 	return q.items[first:]
 }
 
-func (q *fakeQueue) Claim(ctx context.Context, limit int, room func(queue.Lane) int, dst []queue.Claim) ([]queue.Claim, error) {
+func (q *fakeQueue) Claim(ctx context.Context, limit int, room func(queue.Lane) queue.Room, dst []queue.Claim) ([]queue.Claim, error) {
 	for {
 		q.mu.Lock()
 		if q.failing != nil {
@@ -81,7 +81,7 @@ func (q *fakeQueue) Claim(ctx context.Context, limit int, room func(queue.Lane) 
 		asked := make(map[queue.Lane]int)
 		start := len(dst)
 		for _, it := range q.items {
-			lane := it.Delivery.Lane
+			lane := it.Lane
 			if it.leased || it.done || q.aside[lane] || len(dst)-start == limit {
 				continue
 			}
@@ -137,7 +137,7 @@ func (q *fakeQueue) Settle(ss ...queue.Settlement) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, s := range ss {
-		it := q.items[s.Delivery.Seq-1]
+		it := q.items[s.Deliveries[0].Seq-1]
 		if !it.leased || it.done {
 			panic("settled what is not leased")
 		}
@@ -169,7 +169,7 @@ func (q *fakeQueue) DropLane(_ context.Context, lane queue.Lane) error {
 	}
 	q.dropped[lane]++
 	for _, it := range q.items {
-		if it.Delivery.Lane == lane && !it.leased {
+		if it.Lane == lane && !it.leased {
 			it.done = true
 		}
 	}
@@ -186,7 +186,7 @@ func (q *fakeQueue) done(t *testing.T, want int) {
 			done++
 		}
 		if it.leased {
-			t.Errorf("delivery %d is still leased", it.Delivery.Seq)
+			t.Errorf("delivery %d is still leased", it.Deliveries[0].Seq)
 		}
 	}
 	if done != want {

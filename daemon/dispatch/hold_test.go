@@ -99,7 +99,7 @@ func TestFailingStore(t *testing.T) {
 		b.q.done(t, 10)
 		for _, it := range b.q.items {
 			if it.last.Attempt.Number != 1 {
-				t.Errorf("delivery %d had attempt %d", it.Delivery.Seq, it.last.Attempt.Number)
+				t.Errorf("delivery %d had attempt %d", it.Deliveries[0].Seq, it.last.Attempt.Number)
 			}
 		}
 		if n := strings.Count(b.log.String(), "operation works again"); n != 1 {

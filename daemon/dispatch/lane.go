@@ -65,7 +65,7 @@ func (d *Dispatcher) limit(l *lane) int {
 // A lane may have no more workers than half of what it leaves free for the others. So each further lane
 // that takes all it may leaves two thirds of what it found, and a lane that has none under way gets
 // one as long as there is one.
-func (d *Dispatcher) room(id queue.Lane) int {
+func (d *Dispatcher) room(id queue.Lane) queue.Room {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l := d.lanes[id]
@@ -77,10 +77,10 @@ func (d *Dispatcher) room(id queue.Lane) int {
 		l.round, l.allowance = d.round, 0
 	}
 	if l.held {
-		return 0
+		return queue.Room{}
 	}
 	if l.allowance > 0 {
-		return l.allowance
+		return queue.Room{Pushes: l.allowance}
 	}
 	limit := min(l.window, d.limit(l))
 	share := (d.workers - d.inFlight - d.granted - 2*l.inFlight + 2) / 3
@@ -97,7 +97,7 @@ func (d *Dispatcher) room(id queue.Lane) int {
 		}
 	}
 	d.granted += l.allowance
-	return l.allowance
+	return queue.Room{Pushes: l.allowance}
 }
 
 // wake makes sure that the queue asks again for a lane that it set aside, and says whether the

@@ -26,7 +26,7 @@ func (d *Dispatcher) assign(claims []queue.Claim) {
 	d.claiming = false
 	for i := range claims {
 		c := &claims[i]
-		l := d.lanes[c.Delivery.Lane]
+		l := d.lanes[c.Lane]
 		if l == nil || l.round != d.round || l.allowance == 0 || d.inFlight == d.workers {
 			// More than was asked for. Given back it costs a round through the queue, no more: the lane has
 			// no room the next time.

@@ -52,7 +52,7 @@ func BenchmarkQueue(b *testing.B) {
 						}
 						ss := make([]queue.Settlement, len(claims))
 						for i, c := range claims {
-							ss[i] = queue.Settlement{Delivery: c.Delivery, State: queue.StateDelivered, Attempt: &queue.Attempt{StartedAt: start, Duration: time.Millisecond, Class: queue.ClassDelivered, Status: 200}}
+							ss[i] = queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StateDelivered, Attempt: &queue.Attempt{StartedAt: start, Duration: time.Millisecond, Class: queue.ClassDelivered, Status: 200}}
 						}
 						q.Settle(ss...)
 					}

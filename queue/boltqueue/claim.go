@@ -42,7 +42,7 @@ type pick struct {
 const farAway = time.Hour
 
 // Claim implements queue.Queue.
-func (q *Queue) Claim(ctx context.Context, limit int, room func(queue.Lane) int, dst []queue.Claim) ([]queue.Claim, error) {
+func (q *Queue) Claim(ctx context.Context, limit int, room func(queue.Lane) queue.Room, dst []queue.Claim) ([]queue.Claim, error) {
 	if limit < 1 {
 		return dst, fmt.Errorf("claim: the limit is %d; at least 1 is needed", limit)
 	}
@@ -87,7 +87,7 @@ func (q *Queue) Claim(ctx context.Context, limit int, room func(queue.Lane) int,
 
 // pick leases up to limit due deliveries, lanes taking turns. When there is none it returns when the
 // next retry is due.
-func (q *Queue) pick(limit int, room func(queue.Lane) int) (picks []pick, next int64) {
+func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (picks []pick, next int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	nowMs := time.Now().UnixMilli()
@@ -105,7 +105,7 @@ func (q *Queue) pick(limit int, room func(queue.Lane) int) (picks []pick, next i
 		}
 		if l.round != q.round {
 			l.round = q.round
-			if l.allowance = room(l.id); l.allowance <= 0 {
+			if l.allowance = room(l.id).Pushes; l.allowance <= 0 {
 				l.aside = true
 				q.untimer(l)
 				continue
@@ -221,7 +221,7 @@ func (q *Queue) complete(picks []pick, dst []queue.Claim) ([]queue.Claim, error)
 			continue
 		}
 		dst = append(dst, queue.Claim{
-			Delivery: queue.DeliveryID{Seq: p.key.seq, Lane: p.lane.id}, Event: p.event,
+			Lane: p.lane.id, Deliveries: []queue.Leased{{Seq: p.key.seq, Event: p.event}},
 			Attempt: int(p.lease.attempts) + 1, Retries: int(p.lease.retries),
 		})
 	}

@@ -111,3 +111,8 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 	})
 	return more, err
 }
+
+// Discard implements queue.Queue.
+func (q *Queue) Discard(ctx context.Context, id queue.Lane, reason string) error {
+	return ctx.Err()
+}

@@ -60,7 +60,7 @@ func event(n int, lanes ...queue.Lane) queue.Submission {
 	}
 }
 
-func anyRoom(queue.Lane) int { return 1 << 20 }
+func anyRoom(queue.Lane) queue.Room { return queue.Room{Pushes: 1 << 20} }
 
 func claimAll(t testing.TB, q *Queue, limit int) []queue.Claim {
 	t.Helper()
@@ -74,8 +74,7 @@ func claimAll(t testing.TB, q *Queue, limit int) []queue.Claim {
 }
 
 func done(c queue.Claim) queue.Settlement {
-	return queue.Settlement{
-		Delivery: c.Delivery, State: queue.StateDelivered,
+	return queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StateDelivered,
 		Attempt: &queue.Attempt{StartedAt: time.Now(), Class: queue.ClassDelivered, Status: 200},
 	}
 }

@@ -166,7 +166,7 @@ func (l *load) step(q *Queue) {
 		}
 	case 3, 4, 5, 6:
 		short, cancel := context.WithTimeout(ctx, time.Millisecond)
-		got, err := q.Claim(short, 1+rnd.IntN(80), func(queue.Lane) int { return 100 }, nil)
+		got, err := q.Claim(short, 1+rnd.IntN(80), func(queue.Lane) queue.Room { return queue.Room{Pushes: 100} }, nil)
 		cancel()
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			l.t.Error(err)
@@ -174,7 +174,7 @@ func (l *load) step(q *Queue) {
 		l.leased = append(l.leased, got...)
 		var ss []queue.Settlement
 		for _, c := range l.leased {
-			s := queue.Settlement{Delivery: c.Delivery, State: queue.StateDelivered, Attempt: &queue.Attempt{StartedAt: time.Now(), Class: queue.ClassDelivered, Status: 200}}
+			s := queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StateDelivered, Attempt: &queue.Attempt{StartedAt: time.Now(), Class: queue.ClassDelivered, Status: 200}}
 			switch rnd.IntN(5) {
 			case 0:
 				s.State, s.Due = queue.StateRetrying, time.Now().Add(time.Duration(rnd.IntN(7200))*time.Second)
@@ -194,7 +194,7 @@ func (l *load) step(q *Queue) {
 				l.t.Error(err)
 			}
 		case 1:
-			if _, err := q.RetryDead(ctx, lane()); err != nil && !errors.Is(err, queue.ErrGone) {
+			if _, err := q.RetryDead(ctx, lane(), queue.DeadSelection{}); err != nil && !errors.Is(err, queue.ErrGone) {
 				l.t.Error(err)
 			}
 		default:

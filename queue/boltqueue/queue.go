@@ -336,3 +336,21 @@ func (q *Queue) Lanes(ctx context.Context) ([]queue.Lane, error) {
 	}
 	return list, nil
 }
+
+// LaneStats implements queue.Queue.
+func (q *Queue) LaneStats(id queue.Lane) queue.LaneStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := q.lanes[id]
+	if l == nil || l.dropped {
+		return queue.LaneStats{}
+	}
+	s := queue.LaneStats{Pending: l.pending, Retrying: l.retrying - l.leasedRetries, Dead: l.dead, Delivering: l.leasedRetries}
+	if ms := q.firstPending(l); l.pending > 0 && ms != 0 {
+		s.OldestPending = timeOf(ms)
+	}
+	if due, ok := l.dueAt(); ok {
+		s.NextRetry = timeOf(due)
+	}
+	return s
+}

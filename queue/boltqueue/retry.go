@@ -161,7 +161,7 @@ func (q *Queue) revive(l *lane, key leaseKey, old, now fate) {
 const pageRecords = 1000
 
 // RetryDead implements queue.Queue.
-func (q *Queue) RetryDead(ctx context.Context, id queue.Lane) (int, error) {
+func (q *Queue) RetryDead(ctx context.Context, id queue.Lane, _ queue.DeadSelection) (int, error) {
 	total := 0
 	var from []byte
 	for {

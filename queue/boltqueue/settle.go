@@ -38,11 +38,11 @@ func (q *Queue) Settle(ss ...queue.Settlement) {
 	}
 	for i := range ss {
 		s := &ss[i]
-		l := q.lanes[s.Delivery.Lane]
+		l := q.lanes[s.Lane]
 		if l == nil {
 			continue
 		}
-		key := leaseKey{s.Delivery.Seq, l.number}
+		key := leaseKey{s.Deliveries[0].Seq, l.number}
 		le, ok := q.leases[key]
 		if !ok || le.settling {
 			continue

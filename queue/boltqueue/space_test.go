@@ -58,7 +58,7 @@ func TestFullDisk(t *testing.T) {
 		}
 		// What was settled waits for room; reading goes on.
 		time.Sleep(10 * time.Second)
-		if dl, _, err := q.Delivery(t.Context(), "a", claims[0].Delivery); err != nil || dl.State != queue.StateDelivering {
+		if dl, _, err := q.Delivery(t.Context(), "a", claims[0].Delivery(0)); err != nil || dl.State != queue.StateDelivering {
 			t.Errorf("meanwhile %+v, %v", dl, err)
 		}
 		if q.Healthy() == nil {
@@ -70,7 +70,7 @@ func TestFullDisk(t *testing.T) {
 		if err := q.Healthy(); err != nil {
 			t.Errorf("with room again: %v", err)
 		}
-		if dl, log, err := q.Delivery(t.Context(), "a", claims[0].Delivery); err != nil || dl.State != queue.StateDelivered || len(log) != 1 {
+		if dl, log, err := q.Delivery(t.Context(), "a", claims[0].Delivery(0)); err != nil || dl.State != queue.StateDelivered || len(log) != 1 {
 			t.Errorf("settled on the full disk: %+v, %v, %v", dl, log, err)
 		}
 		if _, err := q.Accept(t.Context(), []queue.Submission{event(3, one)}); err != nil {
@@ -320,7 +320,7 @@ func TestRestartSpreadsRetries(t *testing.T) {
 			}
 		}
 		for _, c := range claimAll(t, q, lanes) {
-			q.Settle(queue.Settlement{Delivery: c.Delivery, State: queue.StateRetrying, Due: time.Now().Add(time.Second)})
+			q.Settle(queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StateRetrying, Due: time.Now().Add(time.Second)})
 		}
 		time.Sleep(100 * time.Millisecond)
 		synctest.Wait()

@@ -207,7 +207,7 @@ func closedOutsideRun(r *rig) {
 			"Accept":    func() error { _, err := q.Accept(ctx, []queue.Submission{submission(1)}); return err },
 			"Claim":     func() error { _, err := q.Claim(ctx, 1, unlimited, nil); return err },
 			"Retry":     func() error { return q.Retry(ctx, "", queue.DeliveryID{Seq: 1, Lane: laneOf(1)}) },
-			"RetryDead": func() error { _, err := q.RetryDead(ctx, laneOf(1)); return err },
+			"RetryDead": func() error { _, err := q.RetryDead(ctx, laneOf(1), queue.DeadSelection{}); return err },
 			"DropLane":  func() error { return q.DropLane(ctx, laneOf(1)) },
 			"Lanes":     func() error { _, err := q.Lanes(ctx); return err },
 			"Event":     func() error { _, err := q.Event(ctx, account, id); return err },
@@ -224,7 +224,7 @@ func closedOutsideRun(r *rig) {
 				r.t.Errorf("%s outside of Run: %v", name, err)
 			}
 		}
-		q.Settle(queue.Settlement{Delivery: queue.DeliveryID{Seq: 1, Lane: laneOf(1)}, State: queue.StateDead})
+		q.Settle(queue.Settlement{Lane: laneOf(1), Deliveries: []queue.Leased{{Seq: 1}}, State: queue.StateDead})
 		q.Wake(laneOf(1))
 		q.Stats()
 	}

@@ -22,27 +22,27 @@ func retryStates(r *rig) {
 	r.accept(submission(0, laneOf(1)), submission(1, laneOf(1)), submission(2, laneOf(1)), submission(3, laneOf(1)))
 	got := r.claim(4)
 	r.settle(delivered(got[0]), dead(got[1]), retrying(got[3], 10*time.Hour),
-		queue.Settlement{Delivery: got[2].Delivery, Attempt: attempt(queue.ClassGone, 410), State: queue.StateDiscarded, Reason: queue.ReasonUnsubscribed})
+		queue.Settlement{Lane: got[2].Lane, Deliveries: got[2].Deliveries, Attempt: attempt(queue.ClassGone, 410), State: queue.StateDiscarded, Reason: queue.ReasonUnsubscribed})
 	r.step()
 	for i, c := range got {
-		if err := r.q.Retry(r.t.Context(), account, c.Delivery); err != nil {
+		if err := r.q.Retry(r.t.Context(), account, c.Delivery(0)); err != nil {
 			r.t.Fatalf("Retry %d: %v", i, err)
 		}
 		r.step()
-		r.want(c.Delivery, queue.StateRetrying, 1)
+		r.want(c.Delivery(0), queue.StateRetrying, 1)
 		again := r.claimOne()
-		if again.Delivery != c.Delivery || again.Attempt != 2 || again.Retries != 0 {
+		if again.Delivery(0) != c.Delivery(0) || again.Attempt != 2 || again.Retries != 0 {
 			r.t.Fatalf("retried %d: %+v", i, again)
 		}
 		// Under way: left as it is.
-		if err := r.q.Retry(r.t.Context(), "", c.Delivery); err != nil {
+		if err := r.q.Retry(r.t.Context(), "", c.Delivery(0)); err != nil {
 			r.t.Fatal(err)
 		}
 		r.none()
 		r.settle(retrying(again, time.Hour))
 		r.step()
 		// The scheduled retry is replaced, and the schedule begins anew.
-		if err := r.q.Retry(r.t.Context(), "", c.Delivery); err != nil {
+		if err := r.q.Retry(r.t.Context(), "", c.Delivery(0)); err != nil {
 			r.t.Fatal(err)
 		}
 		r.step()
@@ -52,12 +52,12 @@ func retryStates(r *rig) {
 		}
 		r.settle(delivered(third))
 		r.step()
-		r.want(c.Delivery, queue.StateDelivered, 3)
+		r.want(c.Delivery(0), queue.StateDelivered, 3)
 	}
 	time.Sleep(11 * time.Hour)
 	r.none()
 	r.accept(submission(5, laneOf(2)))
-	id := queue.DeliveryID{Seq: got[3].Delivery.Seq + 1, Lane: laneOf(2)}
+	id := queue.DeliveryID{Seq: got[3].Deliveries[0].Seq + 1, Lane: laneOf(2)}
 	if err := r.q.Retry(r.t.Context(), account, id); err != nil {
 		r.t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func retryDead(r *rig) {
 	r.accept(subs...)
 	var ss []queue.Settlement
 	for _, c := range r.claim(2 * n) {
-		if c.Delivery.Seq%10 == 0 {
+		if c.Deliveries[0].Seq%10 == 0 {
 			ss = append(ss, delivered(c))
 		} else {
 			ss = append(ss, dead(c))
@@ -111,7 +111,7 @@ func retryDead(r *rig) {
 	r.step()
 	r.wantStats(0, 0, 0, 2*n*9/10)
 	for range 2 {
-		got, err := r.q.RetryDead(r.t.Context(), laneOf(1))
+		got, err := r.q.RetryDead(r.t.Context(), laneOf(1), queue.DeadSelection{})
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -126,11 +126,11 @@ func retryDead(r *rig) {
 		r.t.Fatalf("%d came", len(got))
 	}
 	for _, c := range got {
-		if c.Delivery.Lane != laneOf(1) || c.Attempt != 2 || c.Retries != 0 {
+		if c.Lane != laneOf(1) || c.Attempt != 2 || c.Retries != 0 {
 			r.t.Fatalf("%+v", c)
 		}
 	}
-	if n, err := r.q.RetryDead(r.t.Context(), laneOf(9)); n != 0 || err != nil {
+	if n, err := r.q.RetryDead(r.t.Context(), laneOf(9), queue.DeadSelection{}); n != 0 || err != nil {
 		r.t.Fatalf("RetryDead of a lane nobody knows: %d, %v", n, err)
 	}
 }
@@ -150,7 +150,7 @@ func dropLane(r *rig) {
 	// The fourth is leased while its lane goes: no settlement brings it back.
 	r.settle(retrying(one[3], 0))
 	r.step()
-	seq := one[0].Delivery.Seq
+	seq := one[0].Deliveries[0].Seq
 	for i, want := range []queue.State{queue.StateDelivered, queue.StateDiscarded, queue.StateDead, queue.StateDiscarded, queue.StateDiscarded} {
 		d, _, err := r.q.Delivery(r.t.Context(), account, queue.DeliveryID{Seq: seq + uint64(i), Lane: laneOf(1)})
 		if err != nil || d.State != want {
@@ -168,8 +168,8 @@ func dropLane(r *rig) {
 	}
 	time.Sleep(time.Hour)
 	for _, c := range r.claim(100) {
-		if c.Delivery.Lane == laneOf(1) {
-			r.t.Fatalf("%v was dropped and is due", c.Delivery)
+		if c.Lane == laneOf(1) {
+			r.t.Fatalf("%v was dropped and is due", c.Delivery(0))
 		}
 	}
 	if r.mode == running {
@@ -186,7 +186,7 @@ func dropLane(r *rig) {
 	r.step()
 	r.accept(submission(10, laneOf(4)))
 	for _, c := range r.claim(100) {
-		if c.Delivery.Lane == laneOf(4) {
+		if c.Lane == laneOf(4) {
 			r.t.Fatal("a lane dropped before its first delivery is served")
 		}
 	}
@@ -211,7 +211,7 @@ func dropManyRetries(r *rig) {
 	r.wantStats(0, 0, 0, 0)
 	r.step()
 	for _, i := range []int{0, n / 2, n - 1} {
-		d, _, err := r.q.Delivery(r.t.Context(), account, ss[i].Delivery)
+		d, _, err := r.q.Delivery(r.t.Context(), account, queue.DeliveryID{Seq: ss[i].Deliveries[0].Seq, Lane: ss[i].Lane})
 		if err != nil || d.State != queue.StateDiscarded || d.Attempts != 1 {
 			r.t.Fatalf("%+v, %v", d, err)
 		}
@@ -240,8 +240,8 @@ func stats(r *rig) {
 		r.t.Errorf("all leased: %+v", s)
 	}
 	for _, c := range got {
-		if c.Delivery.Seq == 2 {
-			r.settle(queue.Settlement{Delivery: c.Delivery, State: queue.StatePending})
+		if c.Deliveries[0].Seq == 2 {
+			r.settle(queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StatePending})
 		} else {
 			r.settle(delivered(c))
 		}

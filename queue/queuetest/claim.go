@@ -34,14 +34,14 @@ func claimOldestFirst(r *rig) {
 		}
 		var ss []queue.Settlement
 		for _, c := range got {
-			if c.Delivery.Seq <= last || c.Delivery.Lane != laneOf(1) || c.Attempt != 1 || c.Retries != 0 {
+			if c.Deliveries[0].Seq <= last || c.Lane != laneOf(1) || c.Attempt != 1 || c.Retries != 0 {
 				r.t.Fatalf("after event %d came %+v", last, c)
 			}
-			ev, err := r.q.Event(r.t.Context(), account, c.Event.ID)
-			if err != nil || ev.Resource != c.Event.Resource || string(ev.Data) != string(c.Event.Data) {
-				r.t.Fatalf("the claim's event is %+v, the queue's %+v (%v)", c.Event, ev, err)
+			ev, err := r.q.Event(r.t.Context(), account, c.Deliveries[0].Event.ID)
+			if err != nil || ev.Resource != c.Deliveries[0].Event.Resource || string(ev.Data) != string(c.Deliveries[0].Event.Data) {
+				r.t.Fatalf("the claim's event is %+v, the queue's %+v (%v)", c.Deliveries[0].Event, ev, err)
 			}
-			last = c.Delivery.Seq
+			last = c.Deliveries[0].Seq
 			ss = append(ss, delivered(c))
 		}
 		r.settle(ss...)
@@ -58,7 +58,7 @@ func claimLanesTakeTurns(r *rig) {
 	r.step()
 	seen := map[queue.Lane]int{}
 	for _, c := range r.claim(8) {
-		seen[c.Delivery.Lane]++
+		seen[c.Lane]++
 	}
 	if seen[laneOf(2)] != 2 || seen[laneOf(3)] != 1 {
 		r.t.Errorf("a long lane was preferred: %v", seen)
@@ -72,18 +72,18 @@ func claimAsksForRoom(r *rig) {
 	r.step()
 	asked := map[queue.Lane]int{}
 	room := map[queue.Lane]int{laneOf(1): 3}
-	got := r.claimWith(100, func(l queue.Lane) int {
+	got := r.claimWith(100, func(l queue.Lane) queue.Room {
 		asked[l]++
 		n := room[l]
 		room[l] = 0
-		return n
+		return queue.Room{Pushes: n}
 	})
 	if len(got) != 3 {
 		r.t.Fatalf("%d claimed with room for 3", len(got))
 	}
 	// Both lanes are set aside now, and nobody asks about them.
 	before := asked[laneOf(1)] + asked[laneOf(2)]
-	count := func(l queue.Lane) int { asked[l]++; return 10 }
+	count := func(l queue.Lane) queue.Room { asked[l]++; return queue.Room{Pushes: 10} }
 	if got := r.claimWith(100, count); len(got) != 0 || asked[laneOf(1)]+asked[laneOf(2)] != before {
 		r.t.Fatalf("%d claimed of lanes set aside; asked %v", len(got), asked)
 	}
@@ -127,7 +127,7 @@ func claimWaits(r *rig) {
 	started = time.Now()
 	due := time.Now().Add(time.Minute - 50*time.Millisecond)
 	again := (<-claims)[0]
-	if again.Delivery != c.Delivery || time.Now().Before(due.Truncate(time.Millisecond)) || time.Now().After(due.Add(2*time.Millisecond)) {
+	if again.Delivery(0) != c.Delivery(0) || time.Now().Before(due.Truncate(time.Millisecond)) || time.Now().After(due.Add(2*time.Millisecond)) {
 		r.t.Errorf("the retry came after %v", time.Since(started))
 	}
 	r.settle(delivered(again))
@@ -144,7 +144,7 @@ func leasesEnd(r *rig) {
 	}
 	r.step()
 	c := r.claimOne()
-	if c.Delivery != first[1].Delivery || c.Event.ID != receipt[1].ID || c.Attempt != 1 {
+	if c.Delivery(0) != first[1].Delivery(0) || c.Deliveries[0].Event.ID != receipt[1].ID || c.Attempt != 1 {
 		r.t.Errorf("after the restart %+v is due", c)
 	}
 }
@@ -173,11 +173,11 @@ func claimLargeBacklog(r *rig) {
 		}
 		ss := make([]queue.Settlement, 0, len(got))
 		for _, c := range got {
-			l := c.Delivery.Lane
-			if c.Delivery.Seq <= last[l] {
-				r.t.Fatalf("event %d after %d", c.Delivery.Seq, last[l])
+			l := c.Lane
+			if c.Deliveries[0].Seq <= last[l] {
+				r.t.Fatalf("event %d after %d", c.Deliveries[0].Seq, last[l])
 			}
-			last[l] = c.Delivery.Seq
+			last[l] = c.Deliveries[0].Seq
 			count[l]++
 			ss = append(ss, delivered(c))
 		}
@@ -210,10 +210,10 @@ func claimLargeFanOut(r *rig) {
 		}
 		var ss []queue.Settlement
 		for _, c := range got {
-			if seen[c.Delivery] {
-				r.t.Fatalf("%v was given twice", c.Delivery)
+			if seen[c.Delivery(0)] {
+				r.t.Fatalf("%v was given twice", c.Delivery(0))
 			}
-			seen[c.Delivery] = true
+			seen[c.Delivery(0)] = true
 			ss = append(ss, delivered(c))
 		}
 		r.settle(ss...)

@@ -95,8 +95,8 @@ func listDeliveries(r *rig) {
 	}
 	r.q.Wake(laneOf(1), laneOf(2))
 	r.settle(delivered(claims[0]), retrying(claims[1], 10*time.Hour), dead(claims[2]),
-		queue.Settlement{Delivery: claims[3].Delivery, State: queue.StateDiscarded, Reason: "why not"},
-		queue.Settlement{Delivery: claims[4].Delivery, State: queue.StatePending})
+		queue.Settlement{Lane: claims[3].Lane, Deliveries: claims[3].Deliveries, State: queue.StateDiscarded, Reason: "why not"},
+		queue.Settlement{Lane: claims[4].Lane, Deliveries: claims[4].Deliveries, State: queue.StatePending})
 	leased := 3
 	if r.mode != running {
 		leased = 0

@@ -198,12 +198,12 @@ func (r *rig) accept(subs ...queue.Submission) []queue.Receipt {
 	return receipts
 }
 
-func unlimited(queue.Lane) int { return 1 << 20 }
+func unlimited(queue.Lane) queue.Room { return queue.Room{Pushes: 1 << 20} }
 
 // claim claims up to limit deliveries that are due now; none is no error.
 func (r *rig) claim(limit int) []queue.Claim { return r.claimWith(limit, unlimited) }
 
-func (r *rig) claimWith(limit int, room func(queue.Lane) int) []queue.Claim {
+func (r *rig) claimWith(limit int, room func(queue.Lane) queue.Room) []queue.Claim {
 	r.t.Helper()
 	var all []queue.Claim
 	for len(all) < limit {
@@ -226,11 +226,11 @@ func (r *rig) claimWith(limit int, room func(queue.Lane) int) []queue.Claim {
 }
 
 // roomOnce gives the lanes room the first time they are asked about, and none later.
-func roomOnce(room map[queue.Lane]int) func(queue.Lane) int {
-	return func(l queue.Lane) int {
+func roomOnce(room map[queue.Lane]int) func(queue.Lane) queue.Room {
+	return func(l queue.Lane) queue.Room {
 		n := room[l]
 		room[l] = 0
-		return n
+		return queue.Room{Pushes: n}
 	}
 }
 
@@ -248,7 +248,7 @@ func (r *rig) claimOne() queue.Claim {
 func (r *rig) none() {
 	r.t.Helper()
 	if got := r.claim(1); len(got) != 0 {
-		r.t.Fatalf("%v is due, want nothing", got[0].Delivery)
+		r.t.Fatalf("%v is due, want nothing", got[0].Delivery(0))
 	}
 }
 
@@ -262,15 +262,15 @@ func attempt(class queue.Class, status int) *queue.Attempt {
 }
 
 func delivered(c queue.Claim) queue.Settlement {
-	return queue.Settlement{Delivery: c.Delivery, Attempt: attempt(queue.ClassDelivered, 204), State: queue.StateDelivered}
+	return queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, Attempt: attempt(queue.ClassDelivered, 204), State: queue.StateDelivered}
 }
 
 func retrying(c queue.Claim, wait time.Duration) queue.Settlement {
-	return queue.Settlement{Delivery: c.Delivery, Attempt: attempt(queue.ClassRetry, 500), State: queue.StateRetrying, Due: time.Now().Add(wait)}
+	return queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, Attempt: attempt(queue.ClassRetry, 500), State: queue.StateRetrying, Due: time.Now().Add(wait)}
 }
 
 func dead(c queue.Claim) queue.Settlement {
-	return queue.Settlement{Delivery: c.Delivery, Attempt: attempt(queue.ClassRejected, 400), State: queue.StateDead, Reason: queue.ReasonRejected}
+	return queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, Attempt: attempt(queue.ClassRejected, 400), State: queue.StateDead, Reason: queue.ReasonRejected}
 }
 
 func (r *rig) settle(ss ...queue.Settlement) {

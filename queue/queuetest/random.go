@@ -66,15 +66,15 @@ func random(r *rig, seed uint64) {
 			r.accept(subs...)
 		case 3, 4:
 			for _, c := range r.claim(rnd.IntN(100)) {
-				k := model[c.Delivery]
+				k := model[c.Delivery(0)]
 				if k == nil || k.state != queue.StatePending && k.state != queue.StateRetrying {
-					r.t.Fatalf("%v was claimed; the model says %+v", c.Delivery, k)
+					r.t.Fatalf("%v was claimed; the model says %+v", c.Delivery(0), k)
 				}
 				if k.state == queue.StateRetrying && time.Now().Before(k.due) || c.Attempt != k.attempts+1 || c.Retries != k.retries {
 					r.t.Fatalf("claimed %+v; the model says %+v", c, k)
 				}
 				k.state = queue.StateDelivering
-				leased[c.Delivery] = c
+				leased[c.Delivery(0)] = c
 			}
 		case 5, 6:
 			var ss []queue.Settlement
@@ -92,7 +92,7 @@ func random(r *rig, seed uint64) {
 					s = retrying(c, time.Duration(rnd.IntN(1000))*time.Second)
 					k.state, k.due, k.retries = queue.StateRetrying, s.Due, k.retries+1
 				case 3:
-					s = queue.Settlement{Delivery: id, State: queue.StatePending}
+					s = queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StatePending}
 					k.attempts-- // none was made
 					if k.state = queue.StatePending; k.attempts >= 0 {
 						k.state = queue.StateRetrying

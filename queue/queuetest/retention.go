@@ -48,10 +48,10 @@ func retentionEvents(r *rig) {
 	if s := r.q.Stats(); s.Events != 0 || s.Pending != 0 || s.Retrying != 0 || s.Dead != 2 {
 		r.t.Fatalf("stats: %+v", s)
 	}
-	_, _, err := r.q.Delivery(r.t.Context(), account, got[0].Delivery)
+	_, _, err := r.q.Delivery(r.t.Context(), account, got[0].Delivery(0))
 	r.wantErr(err, queue.ErrNotFound)
 	for i, attempts := range []int{1, 0} {
-		id := queue.DeliveryID{Seq: got[1].Delivery.Seq + uint64(i), Lane: laneOf(1)}
+		id := queue.DeliveryID{Seq: got[1].Deliveries[0].Seq + uint64(i), Lane: laneOf(1)}
 		if d := r.want(id, queue.StateDead, attempts); d.Reason != queue.ReasonExpired {
 			r.t.Errorf("reason %q", d.Reason)
 		}
@@ -96,20 +96,20 @@ func retentionDead(r *rig) {
 	}
 	r.step()
 	c := r.claimOne()
-	if c.Event.ID != "kept" || c.Attempt != 2 || string(c.Event.Data) != string(s.Data) {
+	if c.Deliveries[0].Event.ID != "kept" || c.Attempt != 2 || string(c.Deliveries[0].Event.Data) != string(s.Data) {
 		r.t.Fatalf("%+v", c)
 	}
 	r.settle(delivered(c))
 	r.step()
-	r.want(c.Delivery, queue.StateDelivered, 2)
-	if n, err := r.q.RetryDead(r.t.Context(), laneOf(3)); n != 1 || err != nil {
+	r.want(c.Delivery(0), queue.StateDelivered, 2)
+	if n, err := r.q.RetryDead(r.t.Context(), laneOf(3), queue.DeadSelection{}); n != 1 || err != nil {
 		r.t.Fatalf("RetryDead: %d, %v", n, err)
 	}
 	r.step()
 	c = r.claimOne()
 	r.settle(dead(c))
 	r.step()
-	r.want(c.Delivery, queue.StateDead, 2)
+	r.want(c.Delivery(0), queue.StateDead, 2)
 	time.Sleep(4 * day)
 	settleDown(r)
 	r.step()
@@ -120,7 +120,7 @@ func retentionDead(r *rig) {
 	r.wantStats(0, 0, 0, 0)
 	_, err = r.q.Event(r.t.Context(), account, "kept")
 	r.wantErr(err, queue.ErrNotFound)
-	_, _, err = r.q.Delivery(r.t.Context(), account, c.Delivery)
+	_, _, err = r.q.Delivery(r.t.Context(), account, c.Delivery(0))
 	r.wantErr(err, queue.ErrNotFound)
 }
 
@@ -135,9 +135,9 @@ func retentionLeases(r *rig) {
 	settleDown(r)
 	r.step()
 	r.wantStats(0, 0, 0, 1)
-	_, _, err := r.q.Delivery(r.t.Context(), account, got[0].Delivery)
+	_, _, err := r.q.Delivery(r.t.Context(), account, got[0].Delivery(0))
 	r.wantErr(err, queue.ErrNotFound)
-	d, _, err := r.q.Delivery(r.t.Context(), account, got[1].Delivery)
+	d, _, err := r.q.Delivery(r.t.Context(), account, got[1].Delivery(0))
 	if err != nil || d.State != queue.StateDead || d.Reason != queue.ReasonExpired || d.Attempts != 1 {
 		r.t.Fatalf("%+v, %v", d, err)
 	}
@@ -149,11 +149,11 @@ func retentionAttempts(r *rig) {
 	c := r.claimOne()
 	r.settle(delivered(c))
 	r.step()
-	r.want(c.Delivery, queue.StateDelivered, 1)
+	r.want(c.Delivery(0), queue.StateDelivered, 1)
 	time.Sleep(day + 2*time.Hour)
 	settleDown(r)
 	r.step()
-	d, log, err := r.q.Delivery(r.t.Context(), account, c.Delivery)
+	d, log, err := r.q.Delivery(r.t.Context(), account, c.Delivery(0))
 	if err != nil || d.State != queue.StateDelivered || d.Attempts != 1 || len(log) != 0 {
 		r.t.Fatalf("%+v with %d attempts in the log, %v", d, len(log), err)
 	}

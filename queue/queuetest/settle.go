@@ -25,23 +25,23 @@ func settleScenarios() []scenario {
 func settleDelivered(r *rig) {
 	r.accept(submission(1, laneOf(1)))
 	c := r.claimOne()
-	r.want(c.Delivery, queue.StateDelivering, 0)
+	r.want(c.Delivery(0), queue.StateDelivering, 0)
 	s := delivered(c)
 	r.settle(s)
 	r.step()
-	d := r.want(c.Delivery, queue.StateDelivered, 1)
-	if d.EventID != c.Event.ID || d.EventType != "task.create" || d.AccountID != account || !d.AcceptedAt.Equal(c.Event.AcceptedAt) || d.Reason != "" || !d.NextAttemptAt.IsZero() {
+	d := r.want(c.Delivery(0), queue.StateDelivered, 1)
+	if d.EventID != c.Deliveries[0].Event.ID || d.EventType != "task.create" || d.AccountID != account || !d.AcceptedAt.Equal(c.Deliveries[0].Event.AcceptedAt) || d.Reason != "" || !d.NextAttemptAt.IsZero() {
 		r.t.Errorf("delivery is %+v", d)
 	}
-	_, log, _ := r.q.Delivery(r.t.Context(), "", c.Delivery)
+	_, log, _ := r.q.Delivery(r.t.Context(), "", c.Delivery(0))
 	want := *s.Attempt
 	if a := log[0]; !a.StartedAt.Equal(want.StartedAt.Truncate(time.Millisecond)) || a.StartedAt.Location() != time.UTC || a.Duration != 1234*time.Microsecond ||
 		a.Class != want.Class || a.Status != 204 || a.Error != "" || len(a.Response) != 0 {
 		r.t.Errorf("attempt is %+v", a)
 	}
-	_, _, err := r.q.Delivery(r.t.Context(), "other", c.Delivery)
+	_, _, err := r.q.Delivery(r.t.Context(), "other", c.Delivery(0))
 	r.wantErr(err, queue.ErrNotFound)
-	_, _, err = r.q.Delivery(r.t.Context(), "", queue.DeliveryID{Seq: c.Delivery.Seq, Lane: laneOf(2)})
+	_, _, err = r.q.Delivery(r.t.Context(), "", queue.DeliveryID{Seq: c.Deliveries[0].Seq, Lane: laneOf(2)})
 	r.wantErr(err, queue.ErrNotFound)
 	r.none()
 	r.wantStats(0, 0, 0, 0)
@@ -55,7 +55,7 @@ func settleRetrying(r *rig) {
 		s := retrying(c, wait)
 		r.settle(s)
 		r.step()
-		d := r.want(c.Delivery, queue.StateRetrying, i)
+		d := r.want(c.Delivery(0), queue.StateRetrying, i)
 		if gap := d.NextAttemptAt.Sub(s.Due); gap < 0 || gap >= time.Millisecond {
 			r.t.Fatalf("next attempt at %v, asked for %v", d.NextAttemptAt, s.Due)
 		}
@@ -64,12 +64,12 @@ func settleRetrying(r *rig) {
 		r.none()
 		time.Sleep(11 * time.Millisecond)
 		c = r.claimOne()
-		if c.Attempt != i+1 || c.Retries != i || c.Delivery != d.ID || c.Event.ID != d.EventID {
+		if c.Attempt != i+1 || c.Retries != i || c.Delivery(0) != d.ID || c.Deliveries[0].Event.ID != d.EventID {
 			r.t.Fatalf("claim %d is %+v", i, c)
 		}
 	}
 	// A wait that used up nothing of the schedule.
-	r.settle(queue.Settlement{Delivery: c.Delivery, State: queue.StateRetrying, Due: time.Now().Add(time.Minute)})
+	r.settle(queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StateRetrying, Due: time.Now().Add(time.Minute)})
 	r.step()
 	time.Sleep(time.Minute)
 	c = r.claimOne()
@@ -78,7 +78,7 @@ func settleRetrying(r *rig) {
 	}
 	r.settle(delivered(c))
 	r.step()
-	r.want(c.Delivery, queue.StateDelivered, 5)
+	r.want(c.Delivery(0), queue.StateDelivered, 5)
 	r.none()
 }
 
@@ -86,15 +86,15 @@ func settleDead(r *rig) {
 	r.accept(submission(1, laneOf(1)), submission(2, laneOf(1)), submission(3, laneOf(1)))
 	got := r.claim(3)
 	r.settle(dead(got[0]),
-		queue.Settlement{Delivery: got[1].Delivery, State: queue.StateDiscarded, Reason: queue.ReasonUnsubscribed},
-		queue.Settlement{Delivery: got[2].Delivery, State: queue.StateDead, Reason: queue.ReasonExhausted})
+		queue.Settlement{Lane: got[1].Lane, Deliveries: got[1].Deliveries, State: queue.StateDiscarded, Reason: queue.ReasonUnsubscribed},
+		queue.Settlement{Lane: got[2].Lane, Deliveries: got[2].Deliveries, State: queue.StateDead, Reason: queue.ReasonExhausted})
 	r.step()
 	for i, want := range []struct {
 		state    queue.State
 		reason   string
 		attempts int
 	}{{queue.StateDead, queue.ReasonRejected, 1}, {queue.StateDiscarded, queue.ReasonUnsubscribed, 0}, {queue.StateDead, queue.ReasonExhausted, 0}} {
-		if d := r.want(got[i].Delivery, want.state, want.attempts); d.Reason != want.reason {
+		if d := r.want(got[i].Delivery(0), want.state, want.attempts); d.Reason != want.reason {
 			r.t.Errorf("%d: reason %q", i, d.Reason)
 		}
 	}
@@ -106,14 +106,14 @@ func settleGivenBack(r *rig) {
 	r.accept(submission(1, laneOf(1)), submission(2, laneOf(1)), submission(3, laneOf(1)))
 	got := r.claim(3)
 	back := func(c queue.Claim) queue.Settlement {
-		return queue.Settlement{Delivery: c.Delivery, State: queue.StatePending}
+		return queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StatePending}
 	}
 	r.settle(back(got[1]), back(got[0]), back(got[2]))
 	r.wantStats(3, 0, 0, 0)
 	r.step()
 	again := r.claim(3)
 	for i := range again {
-		if again[i].Delivery != got[i].Delivery || again[i].Attempt != 1 {
+		if again[i].Delivery(0) != got[i].Delivery(0) || again[i].Attempt != 1 {
 			r.t.Fatalf("given back, and now in place %d: %+v", i, again[i])
 		}
 	}
@@ -124,7 +124,7 @@ func settleGivenBack(r *rig) {
 	r.settle(back(c))
 	r.wantStats(0, 1, 0, 0)
 	r.step()
-	if again := r.claimOne(); again.Delivery != c.Delivery || again.Attempt != 2 || again.Retries != 1 {
+	if again := r.claimOne(); again.Delivery(0) != c.Delivery(0) || again.Attempt != 2 || again.Retries != 1 {
 		r.t.Fatalf("a retry given back: %+v", again)
 	} else {
 		// An attempt that was made counts, also when the delivery is given back.
@@ -141,16 +141,16 @@ func settleGivenBack(r *rig) {
 func settleWithoutLease(r *rig) {
 	r.accept(submission(1, laneOf(1)))
 	c := r.claimOne()
-	r.settle(queue.Settlement{Delivery: queue.DeliveryID{Seq: 99, Lane: laneOf(1)}, State: queue.StateDead},
-		queue.Settlement{Delivery: queue.DeliveryID{Seq: 1, Lane: laneOf(9)}, State: queue.StateDead})
+	r.settle(queue.Settlement{Lane: laneOf(1), Deliveries: []queue.Leased{{Seq: 99}}, State: queue.StateDead},
+		queue.Settlement{Lane: laneOf(9), Deliveries: []queue.Leased{{Seq: 1}}, State: queue.StateDead})
 	r.q.Settle(delivered(c))
 	r.q.Settle(dead(c))
 	r.settle(dead(c), retrying(c, 0))
 	r.settle()
 	r.step()
-	r.want(c.Delivery, queue.StateDelivered, 1)
+	r.want(c.Delivery(0), queue.StateDelivered, 1)
 	r.settle(dead(c))
-	r.want(c.Delivery, queue.StateDelivered, 1)
+	r.want(c.Delivery(0), queue.StateDelivered, 1)
 	r.none()
 }
 
@@ -163,7 +163,7 @@ func attemptsTrimmed(r *rig) {
 	s.Attempt.Class = queue.ClassMisconfigured
 	r.settle(s)
 	r.step()
-	_, log, err := r.q.Delivery(r.t.Context(), account, c.Delivery)
+	_, log, err := r.q.Delivery(r.t.Context(), account, c.Delivery(0))
 	if err != nil || len(log) != 1 {
 		r.t.Fatal(log, err)
 	}
@@ -252,8 +252,8 @@ func retriesBeside(r *rig) {
 	r.settle(early)
 	r.step()
 	time.Sleep(time.Until(start.Add(time.Hour + time.Second)))
-	if c := r.claimOne(); c.Delivery != early.Delivery {
-		r.t.Fatalf("%v came first", c.Delivery)
+	if c := r.claimOne(); c.Deliveries[0].Seq != early.Deliveries[0].Seq {
+		r.t.Fatalf("%v came first", c.Delivery(0))
 	} else {
 		r.settle(delivered(c))
 	}
