@@ -3,29 +3,38 @@ package boltstore
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"time"
 
 	"herald/store"
 )
 
-// recordVersion is the first byte of every value. It grows when members are added, and a value of a
-// newer version is refused: taking it apart by the old rules and writing it back would lose what the
-// newer Herald put there.
-const recordVersion = 1
+// The first byte of every value is the version of its kind. It grows when members are added, and a value
+// of a newer version is refused: taking it apart by the old rules and writing it back would lose what the
+// newer Herald put there. Older values are read as long as there may be any, and written anew as they change.
+const (
+	// recordVersion is that of accounts, tokens, resources and deleted accounts.
+	recordVersion = 1
+	// subscriptionVersion is that of subscriptions. Version 1 ended before the delivery policy's second half.
+	subscriptionVersion = 2
+)
 
-// version takes the version byte off a value.
-func (r *reader) version() {
+// version takes the version byte off a value, which is at most the newest given.
+func (r *reader) version(newest byte) byte {
 	if r.err != nil {
-		return
+		return 0
 	}
-	switch v := r.byte(); {
-	case r.err != nil || v == recordVersion:
-	case v > recordVersion:
-		r.err = fmt.Errorf("%w: a value has version %d, this Herald knows up to %d", ErrNewer, v, recordVersion)
+	v := r.byte()
+	switch {
+	case r.err != nil:
+		return 0
+	case v > newest:
+		r.err = fmt.Errorf("%w: a value has version %d, this Herald knows up to %d", ErrNewer, v, newest)
 		r.b = nil
-	default:
+	case v == 0:
 		r.fail()
 	}
+	return v
 }
 
 // decodeError says which record could not be read. The key is quoted: it comes from a damaged file.
@@ -42,7 +51,7 @@ func encodeAccount(a *store.Account) []byte {
 
 func decodeAccount(key, value []byte) (store.Account, error) {
 	r := reader{b: value}
-	r.version()
+	r.version(recordVersion)
 	a := store.Account{ID: string(key), Name: r.text(), Suspended: r.bool(), CreatedAt: r.time()}
 	if err := r.end(); err != nil {
 		return store.Account{}, decodeError("account", key, err)
@@ -57,7 +66,7 @@ func encodeGone(deleted time.Time) []byte {
 
 func decodeGone(key, value []byte) (deleted time.Time, err error) {
 	r := reader{b: value}
-	r.version()
+	r.version(recordVersion)
 	deleted = r.time()
 	if err := r.end(); err != nil {
 		return time.Time{}, decodeError("deleted account", key, err)
@@ -80,7 +89,7 @@ func encodeToken(t *store.Token) []byte {
 
 func decodeToken(key, value []byte) (store.Token, error) {
 	r := reader{b: value}
-	r.version()
+	r.version(recordVersion)
 	t := store.Token{ID: string(key), AccountID: r.text(), Name: r.text()}
 	if n := r.count(); n > 0 {
 		t.Scopes = make([]store.Scope, n)
@@ -115,7 +124,7 @@ func decodeResource(key, value []byte) (store.Resource, error) {
 			continue
 		}
 		r := reader{b: value}
-		r.version()
+		r.version(recordVersion)
 		x := store.Resource{ResourceKey: store.ResourceKey{Type: string(key[:i]), ID: string(key[i+1:])}, Name: r.text()}
 		if err := r.end(); err != nil {
 			return store.Resource{}, decodeError("resource", key, err)
@@ -133,7 +142,7 @@ const secretsField = "secrets"
 func encodeSubscription(sl *sealer, s *store.Subscription) []byte {
 	clear, secret := clearPart(s), secretPart(s)
 	b := make([]byte, 0, len(clear)+len(secret)+48)
-	b = append(b, recordVersion)
+	b = append(b, subscriptionVersion)
 	b = appendBytes(b, clear)
 	return sl.seal(b, subscriptionPlace(s.ID[:], clear), secret)
 }
@@ -161,7 +170,80 @@ func clearPart(s *store.Subscription) []byte {
 	b = binary.AppendVarint(b, int64(s.Delivery.MaxConcurrency))
 	b = appendText(b, string(s.State))
 	b = appendText(b, s.StateReason)
-	return appendTime(b, s.StateSince)
+	b = appendTime(b, s.StateSince)
+	return appendPolicy(b, s)
+}
+
+// appendPolicy writes what version 2 added.
+func appendPolicy(b []byte, s *store.Subscription) []byte {
+	filter := ""
+	if s.Filter != nil {
+		filter = s.Filter.Text()
+	}
+	b = appendText(b, filter)
+	d := &s.Delivery
+	b = binary.BigEndian.AppendUint64(b, math.Float64bits(d.RateLimit))
+	b = binary.AppendVarint(b, int64(d.RateBurst))
+	b = appendText(b, string(d.Ordering))
+	b = appendText(b, d.OrderingKey)
+	b = appendBool(b, d.DisableAfter.Set)
+	b = binary.AppendVarint(b, int64(d.DisableAfter.Duration))
+	b = binary.AppendVarint(b, int64(d.DisableAfter.Failures))
+	b = appendText(b, string(d.OnDisabled))
+	b = appendBool(b, s.Discarding)
+	h := &s.Health
+	b = appendTime(b, h.FailingSince)
+	b = binary.AppendVarint(b, int64(h.Failures))
+	b = appendTime(b, h.OpenedAt)
+	b = binary.AppendVarint(b, int64(h.Probes))
+	b = appendTime(b, h.ProbeAt)
+	b = binary.AppendVarint(b, int64(h.Warned))
+	b = appendText(b, h.Notice)
+	return appendTime(b, h.NoticeAt)
+}
+
+// float reads a number that is neither negative nor infinite.
+func (r *reader) float() float64 {
+	b := r.view(8)
+	if len(b) != 8 {
+		return 0
+	}
+	v := math.Float64frombits(binary.BigEndian.Uint64(b))
+	if !(v >= 0) || math.IsInf(v, 0) || math.Signbit(v) {
+		r.fail()
+		return 0
+	}
+	return v
+}
+
+func (r *reader) policy(s *store.Subscription) {
+	if text := r.text(); text != "" {
+		filter, err := store.ParseFilter([]byte(text))
+		if err != nil { // only what was parsed before is ever written
+			r.err, r.b = fmt.Errorf("value is damaged: its filter: %w", err), nil
+			return
+		}
+		s.Filter = filter
+	}
+	d := &s.Delivery
+	d.RateLimit = r.float()
+	d.RateBurst = int(r.int())
+	d.Ordering = store.Ordering(r.text())
+	d.OrderingKey = r.text()
+	d.DisableAfter.Set = r.bool()
+	d.DisableAfter.Duration = time.Duration(r.int())
+	d.DisableAfter.Failures = int(r.int())
+	d.OnDisabled = store.OnDisabled(r.text())
+	s.Discarding = r.bool()
+	h := &s.Health
+	h.FailingSince = r.time()
+	h.Failures = int(r.int())
+	h.OpenedAt = r.time()
+	h.Probes = int(r.int())
+	h.ProbeAt = r.time()
+	h.Warned = int(r.int())
+	h.Notice = r.text()
+	h.NoticeAt = r.time()
 }
 
 func secretPart(s *store.Subscription) []byte {
@@ -182,30 +264,36 @@ func subscriptionPlace(id, clear []byte) place {
 	return place{bucket: string(bucketSubscription), id: id, field: secretsField, clear: clear}
 }
 
-// splitSubscription returns the clear and the sealed part of a value.
-func splitSubscription(key, value []byte) (id store.SubscriptionID, clear, sealed []byte, err error) {
+// split is a subscription's value in its parts, all of them views of it.
+type split struct {
+	id            store.SubscriptionID
+	version       byte
+	clear, sealed []byte
+}
+
+func splitSubscription(key, value []byte) (split, error) {
 	r := reader{b: value}
-	r.version()
-	clear = r.view(r.uint())
-	if r.err == nil && len(key) != len(id) {
+	p := split{version: r.version(subscriptionVersion), clear: r.view(r.uint())}
+	if r.err == nil && len(key) != len(p.id) {
 		r.fail()
 	}
 	if r.err != nil {
-		return id, nil, nil, decodeError("subscription", key, r.err)
+		return split{}, decodeError("subscription", key, r.err)
 	}
-	copy(id[:], key)
-	return id, clear, r.b, nil
+	copy(p.id[:], key)
+	p.sealed = r.b
+	return p, nil
 }
 
 // decodeClear reads the part of a subscription that is not encrypted: enough for the matcher, at a
 // fraction of the cost.
 func decodeClear(key, value []byte) (*store.Subscription, error) {
-	id, clear, _, err := splitSubscription(key, value)
+	p, err := splitSubscription(key, value)
 	if err != nil {
 		return nil, err
 	}
-	r := reader{b: clear}
-	s := &store.Subscription{ID: id}
+	r := reader{b: p.clear}
+	s := &store.Subscription{ID: p.id}
 	s.AccountID = r.text()
 	s.CreatedAt = r.time()
 	s.UpdatedAt = r.time()
@@ -230,8 +318,11 @@ func decodeClear(key, value []byte) (*store.Subscription, error) {
 	s.State = store.State(r.text())
 	s.StateReason = r.text()
 	s.StateSince = r.time()
+	if p.version > 1 {
+		r.policy(s)
+	}
 	if err := r.end(); err != nil {
-		return nil, decodeError("subscription", id[:], err)
+		return nil, decodeError("subscription", p.id[:], err)
 	}
 	return s, nil
 }
@@ -242,11 +333,11 @@ func decodeSubscription(sl *sealer, key, value []byte) (*store.Subscription, err
 	if err != nil {
 		return nil, err
 	}
-	_, clear, sealed, err := splitSubscription(key, value)
+	p, err := splitSubscription(key, value)
 	if err != nil {
 		return nil, err
 	}
-	text, err := sl.open(subscriptionPlace(key, clear), sealed)
+	text, err := sl.open(subscriptionPlace(key, p.clear), p.sealed)
 	if err == nil {
 		err = decodeSecrets(s, text)
 	}

@@ -2,8 +2,13 @@ package boltstore
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"math"
+	"os"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,9 +37,36 @@ func fullSubscription() *store.Subscription {
 		SigningSecrets: []store.SigningSecret{
 			{Key: []byte("secret-signing-key-the-new-one")}, {Key: []byte("secret-signing-key-the-old-one"), ExpiresAt: at},
 		},
-		Delivery: store.DeliveryPolicy{Timeout: time.Minute, RetrySchedule: "day", MaxConcurrency: 4},
-		State:    store.StateDisabled, StateReason: "gone", StateSince: at.Add(time.Hour),
+		Delivery: store.DeliveryPolicy{
+			Timeout: time.Minute, RetrySchedule: "day", MaxConcurrency: 4, RateLimit: 2.5, RateBurst: 9,
+			Ordering: store.OrderKey, OrderingKey: "customer.id",
+			DisableAfter: store.DisableAfter{Set: true, Duration: time.Hour, Failures: 7}, OnDisabled: store.OnDisabledDiscard,
+		},
+		State: store.StateDisabled, StateReason: "gone", StateSince: at.Add(time.Hour),
+		Filter: mustFilter(`{"customer.country":"NL","total":{"$gt":1e2}}`), Discarding: true,
+		Health: store.Health{
+			FailingSince: at.Add(-time.Hour), Failures: 12, OpenedAt: at.Add(-time.Minute), Probes: 3, ProbeAt: at.Add(time.Minute), Warned: 75,
+			Notice: "herald.subscription.disabled", NoticeAt: at.Add(2 * time.Hour),
+		},
 	}
+}
+
+func mustFilter(text string) *store.Filter {
+	f, err := store.ParseFilter([]byte(text))
+	if err != nil {
+		panic(err)
+	}
+	return f
+}
+
+// sameSubscription compares by value, a filter by its text.
+func sameSubscription(a, b *store.Subscription) bool {
+	x, y := *a, *b
+	if (x.Filter == nil) != (y.Filter == nil) || x.Filter != nil && x.Filter.Text() != y.Filter.Text() {
+		return false
+	}
+	x.Filter, y.Filter = nil, nil
+	return reflect.DeepEqual(x, y)
 }
 
 // A member that the codec forgets is found here, whoever adds it.
@@ -57,7 +89,7 @@ func TestSubscriptionCodecKeepsEveryMember(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(got, want) {
+	if !sameSubscription(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	clear, err := decodeClear(want.ID[:], encodeSubscription(sl, want))
@@ -66,8 +98,65 @@ func TestSubscriptionCodecKeepsEveryMember(t *testing.T) {
 	}
 	want.DataCallbackURL, want.Authentication.Token, want.Authentication.Password, want.Authentication.Value = "", "", "", ""
 	want.SigningSecrets = nil
-	if !reflect.DeepEqual(clear, want) {
+	if !sameSubscription(clear, want) {
 		t.Errorf("the clear part: got  %+v\nwant %+v", clear, want)
+	}
+}
+
+// A subscription that the version before this one wrote is read, with the members it did not know at
+// zero, and written back as a value of this version.
+func TestSubscriptionOfVersionOne(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("testdata/subscription-v1.hex")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sl, want := testSealer(t, 1), fullSubscription()
+	want.Filter, want.Discarding, want.Health = nil, false, store.Health{}
+	want.Delivery = store.DeliveryPolicy{Timeout: time.Minute, RetrySchedule: "day", MaxConcurrency: 4}
+	got, err := decodeSubscription(sl, want.ID[:], value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !sameSubscription(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	anew := encodeSubscription(sl, got)
+	if value[0] != 1 || anew[0] != subscriptionVersion {
+		t.Errorf("version %d became %d", value[0], anew[0])
+	}
+	if got, err = decodeSubscription(sl, want.ID[:], anew); err != nil || !sameSubscription(got, want) {
+		t.Errorf("written anew: %+v, %v", got, err)
+	}
+	// What an old value has at its end is not taken for what a new one has there, nor the other way round.
+	if value[0] = 2; !damaged(sl, want.ID, value) {
+		t.Error("a value of version 1 is read as one of version 2")
+	}
+	if anew[0] = 1; !damaged(sl, want.ID, anew) {
+		t.Error("a value of version 2 is read as one of version 1")
+	}
+}
+
+func damaged(sl *sealer, id store.SubscriptionID, value []byte) bool {
+	_, err := decodeSubscription(sl, id[:], value)
+	return err != nil
+}
+
+func TestRatesThatAreNone(t *testing.T) {
+	t.Parallel()
+	for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), -1, math.Copysign(0, -1)} {
+		r := reader{b: binary.BigEndian.AppendUint64(nil, math.Float64bits(v))}
+		if got := r.float(); got != 0 || r.end() == nil {
+			t.Errorf("%v is read as %v", v, got)
+		}
+	}
+	r := reader{b: binary.BigEndian.AppendUint64(nil, math.Float64bits(0.25))}
+	if got := r.float(); got != 0.25 || r.end() != nil {
+		t.Errorf("0.25 is read as %v, %v", got, r.end())
 	}
 }
 
@@ -89,25 +178,27 @@ func TestTimeCodec(t *testing.T) {
 // everyValue returns one value of each kind with what reads it.
 func everyValue(t testing.TB) map[string]struct {
 	value  []byte
+	newest byte
 	decode func([]byte) error
 } {
 	sl, sub := testSealer(t, 1), fullSubscription()
 	token := store.Token{ID: "t", AccountID: "acme", Name: "n", Scopes: store.Scopes(), Hash: store.TokenHash{1}, CreatedAt: at, ExpiresAt: at}
 	return map[string]struct {
 		value  []byte
+		newest byte
 		decode func([]byte) error
 	}{
-		"account": {encodeAccount(&store.Account{Name: "n", Suspended: true, CreatedAt: at}), func(b []byte) error {
+		"account": {encodeAccount(&store.Account{Name: "n", Suspended: true, CreatedAt: at}), recordVersion, func(b []byte) error {
 			_, err := decodeAccount([]byte("acme"), b)
 			return err
 		}},
-		"deleted account": {encodeGone(at), func(b []byte) error { _, err := decodeGone([]byte("acme"), b); return err }},
-		"token":           {encodeToken(&token), func(b []byte) error { _, err := decodeToken([]byte("t"), b); return err }},
-		"resource": {encodeResource(&store.Resource{Name: "n"}), func(b []byte) error {
+		"deleted account": {encodeGone(at), recordVersion, func(b []byte) error { _, err := decodeGone([]byte("acme"), b); return err }},
+		"token":           {encodeToken(&token), recordVersion, func(b []byte) error { _, err := decodeToken([]byte("t"), b); return err }},
+		"resource": {encodeResource(&store.Resource{Name: "n"}), recordVersion, func(b []byte) error {
 			_, err := decodeResource([]byte("a\x00b"), b)
 			return err
 		}},
-		"subscription": {encodeSubscription(sl, sub), func(b []byte) error {
+		"subscription": {encodeSubscription(sl, sub), subscriptionVersion, func(b []byte) error {
 			_, err := decodeSubscription(sl, sub.ID[:], b)
 			return err
 		}},
@@ -121,7 +212,7 @@ func TestDamagedValuesAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		newer := bytes.Clone(x.value)
-		newer[0] = recordVersion + 1
+		newer[0] = x.newest + 1
 		if err := x.decode(newer); !errors.Is(err, ErrNewer) {
 			t.Errorf("%s of a newer version: %v", name, err)
 		}
@@ -193,12 +284,17 @@ func TestSealedFieldsStayWhereTheyAre(t *testing.T) {
 // again is the property of each codec: what is read can be written and read to the same.
 func again[T any](t *testing.T, value []byte, decode func([]byte) (T, error), encode func(T) []byte) {
 	t.Helper()
+	againSame(t, value, decode, encode, func(x, y T) bool { return reflect.DeepEqual(x, y) })
+}
+
+func againSame[T any](t *testing.T, value []byte, decode func([]byte) (T, error), encode func(T) []byte, same func(x, y T) bool) {
+	t.Helper()
 	x, err := decode(value)
 	if err != nil {
 		return
 	}
 	y, err := decode(encode(x))
-	if err != nil || !reflect.DeepEqual(x, y) {
+	if err != nil || !same(x, y) {
 		t.Errorf("read    %+v\nreread  %+v, %v", x, y, err)
 	}
 }
@@ -242,13 +338,21 @@ func FuzzResource(f *testing.F) {
 func FuzzSubscription(f *testing.F) {
 	sl, sub := testSealer(f, 1), fullSubscription()
 	f.Add(sub.ID[:], encodeSubscription(sl, sub))
+	f.Add(sub.ID[:], encodeSubscription(sl, &store.Subscription{ID: sub.ID}))
+	if text, err := os.ReadFile("testdata/subscription-v1.hex"); err == nil {
+		old, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(sub.ID[:], old)
+	}
 	f.Fuzz(func(t *testing.T, key, b []byte) {
 		if _, err := decodeSubscription(sl, key, b); err == nil && !bytes.Equal(key, sub.ID[:]) {
 			t.Error("opened what was not sealed")
 		}
 		// Most garbage ends at the seal; the clear part is read before it.
-		again(t, b, func(b []byte) (*store.Subscription, error) { return decodeClear(key, b) },
-			func(s *store.Subscription) []byte { return encodeSubscription(sl, s) })
+		againSame(t, b, func(b []byte) (*store.Subscription, error) { return decodeClear(key, b) },
+			func(s *store.Subscription) []byte { return encodeSubscription(sl, s) }, sameSubscription)
 	})
 }
 

@@ -67,7 +67,12 @@ func show(s *Store) (string, error) {
 	fmt.Fprintln(&b, tokens)
 	subs, serr := s.Subscriptions(ctx, "", store.SubscriptionID{}, 0)
 	for _, sub := range subs {
-		fmt.Fprintln(&b, *sub)
+		plain := *sub
+		if sub.Filter != nil { // which would print as its address
+			fmt.Fprintln(&b, sub.Filter.Text())
+			plain.Filter = nil
+		}
+		fmt.Fprintln(&b, plain)
 	}
 	err = errors.Join(err, terr, serr)
 	for _, a := range accounts {

@@ -30,8 +30,9 @@
 //
 // # The values
 //
-// Every value of account, account_gone, token, resource and subscription begins with a version byte, 1. A file or a
-// value of a newer version is refused. Members follow in this order: text and bytes with their length
+// Every value of account, account_gone, token and resource begins with a version byte, 1, and every value of
+// subscription with 2. A file or a value of a newer version is refused. A subscription of version 1, which
+// ends with the time of its state, is read, and becomes one of version 2 with its next change. Members follow in this order: text and bytes with their length
 // before them as an unsigned varint, numbers as zigzag varints, truth as one byte 0 or 1, a list as the
 // number of its elements and the elements, a time as 0 for none, or 1, the seconds since 1970 (zigzag
 // varint) and the nanoseconds (unsigned varint).
@@ -44,8 +45,12 @@
 //
 // The clear part of a subscription: account, created, updated, export format, number of records, longest
 // wait (ns), resource, events, payload, method, type of authentication, user name, name, timeout (ns),
-// retry schedule, concurrency, state, its reason, its time. The sealed part: callback URL, and of the
-// authentication token, password and value, then the signing secrets, each key and expiry.
+// retry schedule, concurrency, state, its reason, its time; then, from version 2 on, the filter as text (empty
+// for none), the rate limit (8 bytes, IEEE 754, big-endian), the burst, ordering, ordering key, whether
+// disabling is set, after which duration (ns) and how many failures, what becomes of deliveries when disabled,
+// whether they are being discarded, and the health: failing since, failures, breaker opened, probes, next
+// probe, warned of, notice, its time. The sealed part: callback URL, and of the authentication token, password
+// and value, then the signing secrets, each key and expiry.
 //
 // # The secrets
 //
