@@ -218,7 +218,7 @@ func (q *Queue) intern(tx *bolt.Tx, st *stage, id queue.Lane) (*lane, error) {
 	}
 	l = &lane{number: uint32(n), id: id}
 	b.FillPercent = 1
-	if err := b.Put(key32(l.number), encodeLane(id, false)); err != nil {
+	if err := b.Put(key32(l.number), l.record().encode()); err != nil {
 		return nil, err
 	}
 	if st.byID == nil {

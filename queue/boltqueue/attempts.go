@@ -1,6 +1,7 @@
 package boltqueue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -21,6 +22,9 @@ type entry struct {
 
 // maxErrorText is how much of Outcome.Error is kept, in bytes.
 const maxErrorText = 512
+
+// sameTexts stands in place of the length of an error: the texts are those of the attempt before.
+const sameTexts = maxErrorText + 1
 
 // The classes as they stand on disk.
 var classCodes = [...]queue.Class{
@@ -48,16 +52,32 @@ func appendEntries(dst []byte, entries []entry) []byte {
 		dst = binary.AppendUvarint(dst, uint64(max(e.attempt.Duration, 0)/time.Microsecond))
 		dst = append(dst, classCode(e.attempt.Class))
 		dst = binary.AppendUvarint(dst, uint64(max(e.attempt.Status, 0)))
-		dst = binary.AppendUvarint(dst, uint64(len(e.attempt.Error)))
-		dst = binary.AppendUvarint(dst, uint64(len(e.attempt.Response)))
+		if e.repeats(entries, i) {
+			dst = binary.AppendUvarint(dst, sameTexts)
+		} else {
+			dst = binary.AppendUvarint(dst, uint64(len(e.attempt.Error)))
+			dst = binary.AppendUvarint(dst, uint64(len(e.attempt.Response)))
+		}
 		lastSeq, lastMs = e.seq, ms
 	}
 	big.PutUint32(dst[start+1:], uint32(len(dst)-start-5))
 	for i := range entries {
-		dst = append(dst, entries[i].attempt.Error...)
-		dst = append(dst, entries[i].attempt.Response...)
+		if e := &entries[i]; !e.repeats(entries, i) {
+			dst = append(dst, e.attempt.Error...)
+			dst = append(dst, e.attempt.Response...)
+		}
 	}
 	return dst
+}
+
+// repeats says whether the texts of the i-th entry are those of the one before, as they are within a batch. Without texts it
+// is not worth saying.
+func (e *entry) repeats(entries []entry, i int) bool {
+	if i == 0 || len(e.attempt.Error)+len(e.attempt.Response) == 0 {
+		return false
+	}
+	before := &entries[i-1].attempt
+	return e.attempt.Error == before.Error && bytes.Equal(e.attempt.Response, before.Response)
 }
 
 // readEntries calls fn for each attempt of a block that want selects. What fn gets is copied.
@@ -73,7 +93,8 @@ func readEntries(value []byte, want func(seq uint64, lane uint32) bool, fn func(
 	d = decoder{b: header, err: d.err}
 	var seq uint64
 	var ms int64
-	for range d.count() {
+	var text, response []byte
+	for i := range d.count() {
 		seq += uint64(d.varint())
 		e := entry{seq: seq, lane: uint32(d.number(math.MaxUint32))}
 		e.attempt.Number = int(d.number(math.MaxInt32))
@@ -86,8 +107,11 @@ func readEntries(value []byte, want func(seq uint64, lane uint32) bool, fn func(
 			d.fail("unknown class")
 		}
 		e.attempt.Status = int(d.number(math.MaxInt32))
-		text := texts.bytes(int(d.number(maxErrorText)))
-		response := texts.bytes(int(d.number(queue.MaxResponse)))
+		if n := int(d.number(sameTexts)); n < sameTexts {
+			text, response = texts.bytes(n), texts.bytes(int(d.number(queue.MaxResponse)))
+		} else if i == 0 {
+			d.fail("texts of no attempt")
+		}
 		if d.err != nil || texts.err != nil {
 			break
 		}

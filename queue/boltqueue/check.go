@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -38,18 +39,20 @@ type checker struct {
 	tx    *bolt.Tx
 	found []error
 
-	lanes    map[uint32]bool // dropped
+	lanes    map[uint32]laneRecord
 	lanesBy  map[queue.Lane]uint32
 	segments map[uint64]extent
 	tallies  map[uint32]*tally
 	// fates counts the records to be found again in due and died.
 	due, died int
-	events    int64
+	// together counts the deliveries of batches, batched those their records name.
+	together, batched int
+	events            int64
 }
 
 // tally is what the disk says of a lane.
 type tally struct {
-	unset, retrying, dead int64
+	unset, retrying, due, dead int64
 }
 
 func (c *checker) report(format string, args ...any) {
@@ -60,7 +63,7 @@ func (c *checker) report(format string, args ...any) {
 
 func (c *checker) run(tx *bolt.Tx) error {
 	c.tx, c.found = tx, nil
-	c.lanes, c.lanesBy, c.segments, c.tallies = map[uint32]bool{}, map[queue.Lane]uint32{}, map[uint64]extent{}, map[uint32]*tally{}
+	c.lanes, c.lanesBy, c.segments, c.tallies = map[uint32]laneRecord{}, map[queue.Lane]uint32{}, map[uint64]extent{}, map[uint32]*tally{}
 	for _, name := range buckets() {
 		if tx.Bucket(name) == nil {
 			return fmt.Errorf("bucket %s is missing", name)
@@ -89,19 +92,19 @@ func (c *checker) tally(lane uint32) *tally {
 func (c *checker) checkLanes() {
 	b := c.tx.Bucket(bucketLane)
 	_ = b.ForEach(func(k, v []byte) error {
-		id, dropped, err := decodeLane(v)
+		r, err := decodeLane(v)
 		if err != nil || len(k) != 4 {
 			c.report("lane %x: %w", k, orDamaged(err))
 			return nil
 		}
 		n := big.Uint32(k)
-		if other, ok := c.lanesBy[id]; ok {
+		if other, ok := c.lanesBy[r.id]; ok {
 			c.report("lanes %d and %d have the same id", other, n)
 		}
 		if uint64(n) > b.Sequence() {
 			c.report("lane %d is above the counter %d", n, b.Sequence())
 		}
-		c.lanes[n], c.lanesBy[id] = dropped, n
+		c.lanes[n], c.lanesBy[r.id] = r, n
 		return nil
 	})
 }
@@ -189,7 +192,7 @@ func (c *checker) checkBlock(e *extent, b *block, bits *bitReader) (set int64) {
 				set++
 			case recorded:
 				c.report("delivery %d/%d has a record and waits for its first attempt", seq, n)
-			default:
+			case seq > c.lanes[n].floor:
 				c.tally(n).unset++
 			}
 		}
@@ -271,8 +274,13 @@ func (c *checker) checkFates() {
 		index := keyLaneTime(n, f.at, seq)
 		switch {
 		case f.state == fateRetrying:
-			c.due++
 			c.tally(n).retrying++
+			c.checkBatch(leaseKey{seq, n}, f)
+			if !f.waits(seq) {
+				break
+			}
+			c.due++
+			c.tally(n).due++
 			if due.Get(index) == nil {
 				c.report("delivery %d/%d is not in the order of its lane's retries", seq, n)
 			}
@@ -287,6 +295,23 @@ func (c *checker) checkFates() {
 		}
 		return nil
 	})
+}
+
+// checkBatch looks for a delivery in the record of its batch.
+func (c *checker) checkBatch(key leaseKey, f fate) {
+	if f.batch == 0 {
+		return
+	}
+	c.together++
+	rest, err := readBatch(c.tx, leaseKey{f.batch, key.lane})
+	switch {
+	case err != nil:
+		c.report("delivery %d/%d: %w", key.seq, key.lane, err)
+	case f.batch == key.seq:
+		c.batched += 1 + len(rest)
+	case !slices.Contains(rest, key.seq):
+		c.report("delivery %d/%d is not in its batch", key.seq, key.lane)
+	}
 }
 
 // checkIndex counts due and died: every record was found in them, so equal numbers leave no entry over.
@@ -306,6 +331,9 @@ func (c *checker) checkIndex() {
 		if n != index.want {
 			c.report("%s has %d entries for %d records", index.name, n, index.want)
 		}
+	}
+	if c.together != c.batched {
+		c.report("%d deliveries are in batches, whose records name %d", c.together, c.batched)
 	}
 }
 
@@ -396,10 +424,11 @@ func (c *checker) checkMemory() {
 	q := c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	fresh := map[uint32]int64{}
+	fresh, held := map[uint32]int64{}, map[uint32]int64{}
 	leased := map[uint64]int{}
 	for k, le := range q.leases {
-		if le.fresh {
+		held[k.lane]++
+		if le.fresh && k.seq > c.lanes[k.lane].floor {
 			fresh[k.lane]++
 		}
 		if s := q.segmentOf(k.seq); s != nil {
@@ -409,12 +438,17 @@ func (c *checker) checkMemory() {
 	var pending, retrying, dead, leasedRetries int64
 	windows := 0
 	for n, l := range q.numbers {
-		dropped, ok := c.lanes[n]
-		if !ok || dropped != l.dropped {
-			c.report("lane %d: memory and disk disagree on whether it is dropped", n)
+		if r, ok := c.lanes[n]; !ok || r != *l.record() {
+			c.report("lane %d: memory and disk disagree: %+v, %+v", n, *l.record(), r)
 		}
 		t := c.tally(n)
 		windows += l.windowLen()
+		if l.ord != nil {
+			windows += l.ord.parked
+		}
+		if l.leased != held[n] {
+			c.report("lane %d: %d leases are counted of %d", n, l.leased, held[n])
+		}
 		dead += l.dead
 		if l.dead != t.dead || l.retrying != t.retrying {
 			c.report("lane %d: memory says %d retrying and %d dead, disk %d and %d", n, l.retrying, l.dead, t.retrying, t.dead)
@@ -426,21 +460,36 @@ func (c *checker) checkMemory() {
 			c.report("lane %d: memory says %d pending and %d leased, disk %d", n, l.pending, fresh[n], t.unset)
 		}
 		hinted := int64(0)
-		for _, r := range l.window[l.head:] {
-			if s := q.segmentOf(r.seq); s != nil {
-				hinted++
+		count := func(refs []ref) {
+			for _, r := range refs {
+				if s := q.segmentOf(r.seq); s != nil {
+					hinted++
+				}
 			}
 		}
+		count(l.window[l.head:])
 		for _, sh := range l.shares {
 			if q.segmentOf(sh.segment.first) == sh.segment {
 				hinted += int64(sh.count)
 			}
 		}
+		waiting := int64(len(l.retries))
+		if o := l.ord; o != nil {
+			waiting = int64(len(o.groups))
+			parked := 0
+			for _, k := range o.keys {
+				count(k.parked)
+				parked += len(k.parked)
+			}
+			if parked != o.parked {
+				c.report("lane %d: %d are parked, counted %d", n, parked, o.parked)
+			}
+		}
 		if hinted < l.pending {
 			c.report("lane %d: %d are pending and %d of them would be found", n, l.pending, hinted)
 		}
-		if !l.moreRetries && int64(len(l.retries))+l.leasedRetries < l.retrying {
-			c.report("lane %d: %d are retrying and %d of them would be found", n, l.retrying, len(l.retries))
+		if !l.moreRetries && !l.wantsRetries() && !l.converting && waiting+l.leasedRetries < t.due {
+			c.report("lane %d: %d retries are due some time and %d of them would be found", n, t.due, waiting)
 		}
 		pending += l.pending
 		retrying += l.retrying
@@ -499,7 +548,8 @@ func (c *checker) unfinished(e extent) int64 {
 					continue
 				}
 				_, leased := c.q.leases[leaseKey{b.first + uint64(i), lane}]
-				if !c.lanes[lane] || leased {
+				r := c.lanes[lane]
+				if !r.dropped && b.first+uint64(i) > r.floor || leased {
 					n++
 				}
 			}

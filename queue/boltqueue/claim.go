@@ -22,20 +22,32 @@ type leaseKey struct {
 type lease struct {
 	ordinal  uint32
 	fresh    bool
-	settling bool  // a settlement is on its way to the disk
+	settling bool // a settlement is on its way to the disk
+	// doomed: its lane was given up meanwhile, so it is not tried again.
+	doomed   bool
 	due      int64 // of a retry, in milliseconds
 	attempts int32
 	retries  int32
+	key      uint64 // in a lane with an order
+	batch    uint64 // the first event of the batch it was retried in, 0 for none
 }
 
-// pick is a lease being handed out.
+// pick is one claim in the making: parts[from:to] of Queue.parts.
 type pick struct {
-	lane    *lane
-	key     leaseKey
+	lane     *lane
+	from, to int
+	leased   int // how many of the parts were leased when it was picked
+	fresh    bool
+	dropped  bool // what is on disk says it is no longer to be tried
+	again    bool // it cannot be tried just now
+}
+
+// part is one delivery of a pick.
+type part struct {
+	seq     uint64
 	lease   lease
 	segment uint64 // 0 when it is gone
 	event   *queue.Event
-	dropped bool // what is on disk says it is no longer to be tried
 }
 
 // farAway is how long Claim waits when no timer is set.
@@ -58,9 +70,9 @@ func (q *Queue) Claim(ctx context.Context, limit int, room func(queue.Lane) queu
 		if !q.running.Load() {
 			return dst, queue.ErrClosed
 		}
-		picks, next := q.pick(limit, room)
-		if len(picks) > 0 {
-			claims, err := q.complete(picks, dst)
+		next := q.pick(limit, room)
+		if len(q.picks) > 0 {
+			claims, err := q.complete(dst)
 			if err != nil || len(claims) > len(dst) {
 				return claims, err
 			}
@@ -85,9 +97,9 @@ func (q *Queue) Claim(ctx context.Context, limit int, room func(queue.Lane) queu
 	}
 }
 
-// pick leases up to limit due deliveries, lanes taking turns. When there is none it returns when the
-// next retry is due.
-func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (picks []pick, next int64) {
+// pick leases the deliveries of up to limit pushes, lanes taking turns. When there is none it returns when
+// the next is due.
+func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (next int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	nowMs := time.Now().UnixMilli()
@@ -95,9 +107,11 @@ func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (picks []pick,
 		q.place(q.timers[0], nowMs)
 	}
 	q.round++
+	clear(q.parts) // they hold events
+	q.picks, q.parts = q.picks[:0], q.parts[:0]
 	// What a lane takes in one turn: all of it when it is alone, one when many wait.
 	turn := max(1, limit/max(1, q.ready.len()))
-	for idle := 0; len(picks) < limit && idle < q.ready.len(); {
+	for idle := 0; len(q.picks) < limit && idle < q.ready.len(); {
 		l := q.ready.pop()
 		l.ready = false
 		if l.dropped || l.aside {
@@ -105,19 +119,20 @@ func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (picks []pick,
 		}
 		if l.round != q.round {
 			l.round = q.round
-			if l.allowance = room(l.id).Pushes; l.allowance <= 0 {
+			r := room(l.id)
+			if r.Pushes <= 0 {
+				l.allowance = 0
 				l.aside = true
 				q.untimer(l)
 				continue
 			}
+			q.admit(l, r)
 		}
 		taken := 0
-		for taken < turn && l.allowance > 0 && len(picks) < limit {
-			p, ok := q.next(l, nowMs)
-			if !ok {
+		for taken < turn && l.allowance > 0 && l.total > 0 && len(q.picks) < limit {
+			if !q.next(l, nowMs) {
 				break
 			}
-			picks = append(picks, p)
 			l.allowance--
 			taken++
 		}
@@ -132,126 +147,242 @@ func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (picks []pick,
 	if len(q.timers) > 0 {
 		next = q.timers[0].heapDue
 	}
-	return picks, next
+	return next
 }
 
-// next leases the lane's next due delivery: a retry whose time has come and a first attempt take turns.
-func (q *Queue) next(l *lane, nowMs int64) (pick, bool) {
+// admit takes over what the lane may have. The lock is held.
+func (q *Queue) admit(l *lane, r queue.Room) {
+	l.allowance, l.fill, l.waitMs = r.Pushes, max(r.Records, 1), 0
+	if r.Wait > 0 && l.fill > 1 {
+		l.waitMs = r.Wait.Milliseconds()
+	}
+	if l.total = r.Total; l.total <= 0 {
+		l.total = math.MaxInt
+	}
+	if r.Order != l.order || r.Order == queue.OrderKey && r.KeyID != l.keyID {
+		q.reorder(l, r)
+	}
+}
+
+// next leases what the lane's next push carries: a retry whose time has come and first attempts take turns.
+func (q *Queue) next(l *lane, nowMs int64) bool {
+	if l.converting {
+		return false
+	}
+	if l.ord != nil {
+		return q.nextInOrder(l, nowMs)
+	}
 	for {
 		due, timed := l.dueAt()
 		timed = timed && due <= nowMs
-		fresh := l.windowLen() > 0
+		fresh := l.freshReady(q, nowMs)
 		switch {
 		case fresh && (!timed || l.freshTurn):
 			l.freshTurn = false
-			r := l.pop(q)
-			s := q.segmentOf(r.seq)
-			if s == nil || s.retiring {
-				continue
+			if q.takeFresh(l, min(l.fill, l.total)) {
+				return true
 			}
-			p := pick{lane: l, key: leaseKey{r.seq, l.number}, lease: lease{ordinal: r.ordinal, fresh: true}, segment: s.first}
-			p.event = q.recall(s, r.seq)
-			l.addPending(q, -1)
-			return q.leaseOut(p, s), true
 		case timed:
 			l.freshTurn = true
 			r := l.retries[0]
 			l.retries = l.retries[:copy(l.retries, l.retries[1:])]
 			l.retryVersion++
-			s := q.segmentOf(r.seq)
-			key := leaseKey{r.seq, l.number}
-			if _, taken := q.leases[key]; taken || s != nil && s.retiring {
-				continue
+			if q.takeRetry(l, r) {
+				return true
 			}
-			p := pick{lane: l, key: key, lease: lease{due: r.due}}
-			if s != nil {
-				p.segment = s.first
-			}
-			l.addLeasedRetries(q, 1)
-			return q.leaseOut(p, s), true
 		default:
-			return pick{}, false
+			return false
 		}
 	}
 }
 
-func (q *Queue) leaseOut(p pick, s *segment) pick {
-	q.leases[p.key] = p.lease
+// takeFresh leases up to n first attempts of the window as one push.
+func (q *Queue) takeFresh(l *lane, n int) bool {
+	from := len(q.parts)
+	for len(q.parts)-from < n && l.windowLen() > 0 {
+		q.leaseFresh(l, l.pop(q))
+	}
+	return q.picked(l, from, true)
+}
+
+// leaseFresh leases a first attempt, if its segment is not about to go.
+func (q *Queue) leaseFresh(l *lane, r ref) bool {
+	s := q.segmentOf(r.seq)
+	if s == nil || s.retiring {
+		return false
+	}
+	p := part{seq: r.seq, lease: lease{ordinal: r.ordinal, fresh: true, key: r.key}, segment: s.first}
+	p.event = q.recall(s, r.seq)
+	l.addPending(q, -1)
+	q.leaseOut(l, &p, s)
+	return true
+}
+
+// takeRetry leases a retry; what else belongs to its push is found in the file.
+func (q *Queue) takeRetry(l *lane, r retryRef) bool {
+	from := len(q.parts)
+	q.leaseRetry(l, r, 0, 0)
+	return q.picked(l, from, false)
+}
+
+// leaseRetry leases a retry, unless it is leased or its segment is about to go.
+func (q *Queue) leaseRetry(l *lane, r retryRef, key, batch uint64) bool {
+	s := q.segmentOf(r.seq)
+	if _, taken := q.leases[leaseKey{r.seq, l.number}]; taken || s != nil && s.retiring {
+		return false
+	}
+	p := part{seq: r.seq, lease: lease{due: r.due, key: key, batch: batch}}
+	if s != nil {
+		p.segment = s.first
+	}
+	l.addLeasedRetries(q, 1)
+	q.leaseOut(l, &p, s)
+	return true
+}
+
+func (q *Queue) leaseOut(l *lane, p *part, s *segment) {
+	q.leases[leaseKey{p.seq, l.number}] = p.lease
+	l.leased++
 	if s != nil {
 		s.leased++
 	}
-	return p
+	q.parts = append(q.parts, *p)
+}
+
+// picked makes a pick of the parts from the position given on, if there is one.
+func (q *Queue) picked(l *lane, from int, fresh bool) bool {
+	n := len(q.parts) - from
+	if n == 0 {
+		return false
+	}
+	q.picks = append(q.picks, pick{lane: l, from: from, to: len(q.parts), leased: n, fresh: fresh})
+	l.total -= n
+	return true
 }
 
 // complete reads what the picks need from the file and turns them into claims.
-func (q *Queue) complete(picks []pick, dst []queue.Claim) ([]queue.Claim, error) {
+func (q *Queue) complete(dst []queue.Claim) ([]queue.Claim, error) {
 	read := false
-	for i := range picks {
-		if picks[i].event == nil || !picks[i].lease.fresh {
-			read = true
-			break
-		}
+	for i := range q.picks {
+		read = read || !q.picks[i].fresh
+	}
+	for i := range q.parts {
+		read = read || q.parts[i].event == nil
 	}
 	if read {
-		err := q.view(func(tx *bolt.Tx) error { return readPicks(tx, picks) })
-		if err != nil {
-			q.mu.Lock()
-			for i := range picks {
-				q.unlease(&picks[i], true)
-			}
-			q.mu.Unlock()
-			return dst, fmt.Errorf("claim: %w", err)
-		}
+		err := q.view(q.readPicks)
 		q.mu.Lock()
-		for i := range picks {
-			p := &picks[i]
-			if p.dropped {
-				q.unlease(p, false)
-				continue
-			}
-			if !p.lease.fresh {
-				q.leases[p.key] = p.lease
+		for i := range q.picks {
+			p := &q.picks[i]
+			switch {
+			case err != nil:
+				q.unpick(p, true)
+			case p.dropped:
+				q.unpick(p, false)
+			case !p.fresh && !q.leaseRest(p):
+				p.again = true
+				q.unpick(p, true)
 			}
 		}
 		q.mu.Unlock()
+		if err != nil {
+			return dst, fmt.Errorf("claim: %w", err)
+		}
 	}
-	for i := range picks {
-		p := &picks[i]
-		if p.dropped {
+	for i := range q.picks {
+		p := &q.picks[i]
+		if p.dropped || p.again {
 			continue
 		}
-		dst = append(dst, queue.Claim{
-			Lane: p.lane.id, Deliveries: []queue.Leased{{Seq: p.key.seq, Event: p.event}},
-			Attempt: int(p.lease.attempts) + 1, Retries: int(p.lease.retries),
-		})
+		parts := q.parts[p.from:p.to]
+		c := queue.Claim{
+			Lane: p.lane.id, Deliveries: make([]queue.Leased, len(parts)),
+			Attempt: int(parts[0].lease.attempts) + 1, Retries: int(parts[0].lease.retries),
+		}
+		for j := range parts {
+			c.Deliveries[j] = queue.Leased{Seq: parts[j].seq, Event: parts[j].event}
+			c.Attempt = max(c.Attempt, int(parts[j].lease.attempts)+1)
+		}
+		dst = append(dst, c)
 	}
 	return dst, nil
 }
 
-// unlease takes a lease back. What is still to be tried goes back to its place. The lock is held.
-func (q *Queue) unlease(p *pick, again bool) {
-	delete(q.leases, p.key)
+// leaseRest leases the deliveries of a batch that were found in the file, and notes what it says of all. It
+// returns false when one of them is about to go with its segment: the batch is dissolved by that. The lock
+// is held.
+func (q *Queue) leaseRest(p *pick) bool {
 	l := p.lane
-	s := q.segmentOf(p.key.seq)
+	kept := p.from
+	for i := p.from; i < p.to; i++ {
+		x := q.parts[i]
+		key := leaseKey{x.seq, l.number}
+		s := q.segmentOf(x.seq)
+		le, taken := q.leases[key]
+		switch {
+		case taken && i < p.from+p.leased:
+			le.attempts, le.retries, le.batch = x.lease.attempts, x.lease.retries, x.lease.batch
+			q.leases[key] = le
+		case taken:
+			continue // made due on its own meanwhile, and already under way
+		case s != nil && s.retiring:
+			p.to = kept
+			return false
+		default:
+			q.leases[key] = x.lease
+			l.leased++
+			l.addLeasedRetries(q, 1)
+			if s != nil {
+				s.leased++
+			}
+		}
+		q.parts[kept] = x
+		kept++
+	}
+	p.to = kept
+	return true
+}
+
+// unpick takes the leases of a pick back.
+func (q *Queue) unpick(p *pick, again bool) {
+	if again && !p.fresh {
+		p.lane.notBefore = max(p.lane.notBefore, time.Now().Add(busyAgain).UnixMilli())
+	}
+	for i := p.from; i < p.to; i++ {
+		x := &q.parts[i]
+		if le, ok := q.leases[leaseKey{x.seq, p.lane.number}]; ok {
+			q.unlease(p.lane, x.seq, le, again)
+		}
+	}
+}
+
+// busyAgain is when a retry is looked at again that could not be leased for what is being done to its segment.
+const busyAgain = 50 * time.Millisecond
+
+// unlease takes a lease back. What is still to be tried goes back to its place. The lock is held.
+func (q *Queue) unlease(l *lane, seq uint64, le lease, again bool) {
+	delete(q.leases, leaseKey{seq, l.number})
+	l.leased--
+	s := q.segmentOf(seq)
 	if s != nil {
 		s.leased--
 	}
-	if !p.lease.fresh {
+	if !le.fresh {
 		l.addLeasedRetries(q, -1)
 	}
+	l.ord.release(le.key)
 	switch {
-	case l.dropped && p.lease.fresh:
+	case (l.dropped || le.doomed) && le.fresh:
 		if s != nil {
-			s.unfinished-- // an unset bit of a dropped lane says discarded
+			s.unfinished-- // an unset bit says discarded
 		}
-	case l.dropped:
+	case l.dropped || le.doomed:
 		q.convert(l)
-	case again && p.lease.fresh:
-		l.giveBack(q, ref{p.key.seq, p.lease.ordinal})
+	case again && le.fresh:
+		l.giveBack(q, ref{seq: seq, ordinal: le.ordinal, key: le.key})
 		l.addPending(q, 1)
 	case again:
-		l.insertRetry(retryRef{p.lease.due, p.key.seq})
-		l.retryVersion++
+		q.waitFor(l, seq, le.due, le.key, le.batch)
 	}
 	q.place(l, time.Now().UnixMilli())
 	if s != nil && s.retiring && s.leased == 0 {
@@ -259,43 +390,74 @@ func (q *Queue) unlease(p *pick, again bool) {
 	}
 }
 
-// readPicks fills in events and, for retries, what their records say.
-func readPicks(tx *bolt.Tx, picks []pick) error {
+// readPicks fills in events and, for retries, what their records say and what else belongs to their push.
+func (q *Queue) readPicks(tx *bolt.Tx) error {
 	reader := eventReader{tx: tx}
-	fates := tx.Bucket(bucketFate)
-	for i := range picks {
-		p := &picks[i]
-		if !p.lease.fresh {
-			v := fates.Get(keySeqLane(p.key.seq, p.key.lane))
-			if v == nil {
-				p.dropped = true
+	for i := range q.picks {
+		p := &q.picks[i]
+		if !p.fresh {
+			if err := q.readRetry(tx, p); err != nil {
+				return err
+			}
+			if p.dropped {
 				continue
 			}
-			f, err := decodeFate(v)
+		}
+		for j := p.from; j < p.to; j++ {
+			x := &q.parts[j]
+			if x.event != nil {
+				continue
+			}
+			var err error
+			if x.segment != 0 {
+				x.event, err = reader.event(x.segment, x.seq)
+			} else {
+				x.event, err = kept(tx, x.seq)
+			}
 			if err != nil {
-				return fmt.Errorf("delivery %d/%d: %w", p.key.seq, p.key.lane, err)
+				return err
 			}
-			if f.state != fateRetrying || f.at != p.lease.due {
-				p.dropped = true
-				continue
+			if x.event == nil {
+				return fmt.Errorf("%w: event %d is missing", errDamaged, x.seq)
 			}
-			p.lease.attempts, p.lease.retries = int32(f.attempts), int32(f.retries)
 		}
-		if p.event != nil {
-			continue
+	}
+	return nil
+}
+
+// readRetry reads the record of a retry, and the others of its batch when it is the first of one.
+func (q *Queue) readRetry(tx *bolt.Tx, p *pick) error {
+	first := &q.parts[p.from]
+	key := leaseKey{first.seq, p.lane.number}
+	f, ok, err := readFate(tx, key)
+	if err != nil {
+		return err
+	}
+	if !ok || f.state != fateRetrying || f.at != first.lease.due {
+		p.dropped = true
+		return nil
+	}
+	first.lease.attempts, first.lease.retries, first.lease.batch = int32(f.attempts), int32(f.retries), f.batch
+	if f.batch == 0 {
+		return nil
+	}
+	members, err := readBatch(tx, key)
+	if err != nil {
+		return err
+	}
+	if p.to == p.from+1 {
+		// A lane without an order knows only the first. The parts of one pick stand together, at the end.
+		head := *first
+		p.from = len(q.parts)
+		q.parts = append(q.parts, head)
+		for _, seq := range members {
+			q.parts = append(q.parts, part{seq: seq, segment: q.segmentFirst(seq), lease: head.lease})
 		}
-		var err error
-		if p.segment != 0 {
-			p.event, err = reader.event(p.segment, p.key.seq)
-		} else {
-			p.event, err = kept(tx, p.key.seq)
-		}
-		if err != nil {
-			return err
-		}
-		if p.event == nil {
-			return fmt.Errorf("%w: event %d is missing", errDamaged, p.key.seq)
-		}
+		p.to = len(q.parts)
+		return nil
+	}
+	for i := p.from + 1; i < p.to; i++ {
+		q.parts[i].lease.attempts, q.parts[i].lease.retries, q.parts[i].lease.batch = int32(f.attempts), int32(f.retries), f.batch
 	}
 	return nil
 }
@@ -306,8 +468,8 @@ func (q *Queue) Wake(lanes ...queue.Lane) {
 	defer q.mu.Unlock()
 	nowMs := time.Now().UnixMilli()
 	for _, id := range lanes {
-		if l := q.lanes[id]; l != nil && l.aside {
-			l.aside = false
+		if l := q.lanes[id]; l != nil && (l.aside || l.waitMs > 0) {
+			l.aside, l.waitMs = false, 0 // how long to wait is asked anew, too
 			q.place(l, nowMs)
 		}
 	}

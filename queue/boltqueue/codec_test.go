@@ -85,6 +85,8 @@ func sampleEntries() []entry {
 	return []entry{
 		{5, 1, queue.Attempt{Number: 1, StartedAt: timeOf(1_700_000_000_000), Duration: 5 * time.Millisecond, Class: queue.ClassDelivered, Status: 200}},
 		{5, 9, queue.Attempt{Number: 3, StartedAt: timeOf(1_600_000_000_000), Class: queue.ClassRetry, Error: "x", Response: []byte("yz")}},
+		{6, 9, queue.Attempt{Number: 1, StartedAt: timeOf(1_600_000_000_000), Class: queue.ClassRetry, Error: "x", Response: []byte("yz")}}, // as in a batch
+		{7, 9, queue.Attempt{Number: 1, StartedAt: timeOf(1_600_000_000_000), Class: queue.ClassRetry, Error: "x", Response: []byte("yz")}},
 		{900, 2, queue.Attempt{Number: 2, StartedAt: timeOf(1_700_000_000_001), Class: "", Status: 599, Error: strings.Repeat("e", maxErrorText), Response: make([]byte, queue.MaxResponse)}},
 	}
 }
@@ -117,8 +119,9 @@ func FuzzAttempts(f *testing.F) {
 }
 
 func FuzzFate(f *testing.F) {
-	f.Add(fate{fateRetrying, 3, 2, 1_700_000_000_000, ""}.encode())
-	f.Add(fate{fateDead, 1, 0, 5, queue.ReasonExhausted}.encode())
+	f.Add(fate{state: fateRetrying, attempts: 3, retries: 2, at: 1_700_000_000_000}.encode())
+	f.Add(fate{state: fateDead, attempts: 1, at: 5, reason: queue.ReasonExhausted}.encode())
+	f.Add(fate{state: fateRetrying, attempts: 3, retries: 2, at: 1_700_000_000_000, batch: 1 << 40}.encode())
 	f.Fuzz(func(t *testing.T, value []byte) {
 		v, err := decodeFate(value)
 		if err != nil {
@@ -145,10 +148,28 @@ func FuzzExtent(f *testing.F) {
 }
 
 func FuzzLane(f *testing.F) {
-	f.Add(encodeLane(queue.Lane{1, 2, 3}, true))
+	f.Add((&laneRecord{id: queue.Lane{1, 2, 3}, dropped: true}).encode())
+	f.Add((&laneRecord{id: queue.Lane{1, 2, 3}, converting: true, floor: 1 << 50, reason: queue.ReasonDisabled}).encode())
 	f.Fuzz(func(t *testing.T, value []byte) {
-		if id, dropped, err := decodeLane(value); err == nil && !bytes.Equal(encodeLane(id, dropped), value) {
-			t.Error("a lane changed on its way")
+		r, err := decodeLane(value)
+		if err != nil {
+			return
+		}
+		if again, err := decodeLane(r.encode()); err != nil || again != r {
+			t.Errorf("%+v became %+v, %v", r, again, err)
+		}
+	})
+}
+
+func FuzzBatch(f *testing.F) {
+	f.Add(uint64(7), encodeBatch(7, []uint64{8, 9, 1 << 40}))
+	f.Fuzz(func(t *testing.T, first uint64, value []byte) {
+		rest, err := decodeBatch(first, value)
+		if err != nil {
+			return
+		}
+		if again, err := decodeBatch(first, encodeBatch(first, rest)); err != nil || !slices.Equal(again, rest) {
+			t.Errorf("%v became %v, %v", rest, again, err)
 		}
 	})
 }

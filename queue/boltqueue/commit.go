@@ -250,6 +250,16 @@ func (q *Queue) settled(batch []work, err error) {
 // lanes are filled.
 const answerFirst = 4096
 
+// names says whether an event of this commit goes to the lane.
+func (st *stage) names(lane uint32) bool {
+	for i := range st.placed {
+		if slices.Contains(st.placed[i].lanes, lane) {
+			return true
+		}
+	}
+	return false
+}
+
 func (st *stage) deliveries() int {
 	n := 0
 	for i := range st.placed {
@@ -301,14 +311,14 @@ func (q *Queue) distribute(st *stage) {
 				q.mu.Lock()
 			}
 			l := q.numbers[n]
-			if l == nil || l.dropped {
-				if l != nil {
+			if l == nil || l.dropped || p.seq <= l.floor {
+				if l != nil && l.dropped {
 					l.lastUse = p.seq
 				}
 				passed++
 				continue
 			}
-			l.add(q, s, ref{p.seq, p.ordinal + uint32(j)})
+			l.add(q, s, ref{seq: p.seq, ordinal: p.ordinal + uint32(j)}, p.event)
 			s.unfinished++
 			q.place(l, st.nowMs)
 		}

@@ -3,6 +3,7 @@ package boltqueue
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -24,26 +25,17 @@ func (q *Queue) DropLane(ctx context.Context, id queue.Lane) error {
 			if l, err = q.intern(tx, st, id); err != nil {
 				return err
 			}
-			return tx.Bucket(bucketLane).Put(key32(l.number), encodeLane(id, true))
+			r := *l.record()
+			r.dropped = true
+			return tx.Bucket(bucketLane).Put(key32(l.number), r.encode())
 		},
 		after: func(st *stage) {
 			if l.dropped {
 				return
 			}
-			// What of it waits for a first attempt is finished now; leased ones when their leases end.
-			for _, r := range l.window[l.head:] {
-				if s := q.segmentOf(r.seq); s != nil {
-					s.unfinished--
-				}
-			}
-			for _, sh := range l.shares {
-				sh.segment.unfinished -= int64(sh.count)
-			}
-			q.pending -= l.pending
+			q.giveUp(l)
 			q.retrying -= l.retrying
 			q.leasedRetries -= l.leasedRetries
-			l.pending = 0
-			l.release(q)
 			l.dropped = true
 			l.lastUse = st.seq
 			q.place(l, st.nowMs)
@@ -54,7 +46,75 @@ func (q *Queue) DropLane(ctx context.Context, id queue.Lane) error {
 	})
 }
 
-// convert asks for the retries of a dropped lane to be discarded. The lock is held.
+// Discard implements queue.Queue. The newest event goes on the lane's record: unset bits up to it say discarded. Retries
+// are turned into discarded ones page by page afterwards; until then the lane rests.
+func (q *Queue) Discard(ctx context.Context, id queue.Lane, reason string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var l *lane
+	return q.do(ctx, &operation{
+		keep: true,
+		write: func(tx *bolt.Tx, st *stage) error {
+			if l = st.byID[id]; l == nil {
+				q.mu.Lock()
+				l = q.lanes[id]
+				if l != nil && (l.dropped || l.pending+l.leased+l.retrying == 0 && !st.names(l.number)) {
+					l = nil
+				}
+				q.mu.Unlock()
+			}
+			if l == nil {
+				return nil // there is nothing to give up
+			}
+			r := *l.record()
+			r.floor, r.reason, r.converting = st.seq, reason, true
+			return tx.Bucket(bucketLane).Put(key32(l.number), r.encode())
+		},
+		after: func(st *stage) {
+			if l == nil {
+				return
+			}
+			q.giveUp(l)
+			l.floor, l.floorReason, l.converting = st.seq, reason, true
+			l.cursor = st.seq + 1
+			for key, le := range q.leases {
+				if key.lane == l.number {
+					le.doomed = true
+					q.leases[key] = le
+				}
+			}
+			q.convert(l)
+			q.place(l, st.nowMs)
+		},
+	})
+}
+
+// giveUp takes what waits of a lane out of memory. First attempts are finished by it; leased ones when their leases
+// end. The lock is held.
+func (q *Queue) giveUp(l *lane) {
+	finished := func(refs []ref) {
+		for _, r := range refs {
+			if s := q.segmentOf(r.seq); s != nil {
+				s.unfinished--
+			}
+		}
+	}
+	finished(l.window[l.head:])
+	if l.ord != nil {
+		for _, k := range l.ord.keys {
+			finished(k.parked)
+		}
+	}
+	for _, sh := range l.shares {
+		sh.segment.unfinished -= int64(sh.count)
+	}
+	q.pending -= l.pending
+	l.pending = 0
+	l.release(q)
+}
+
+// convert asks for the retries of a lane that were given up to be discarded. The lock is held.
 func (q *Queue) convert(l *lane) {
 	if slices.Contains(q.converting, l) {
 		return
@@ -63,37 +123,53 @@ func (q *Queue) convert(l *lane) {
 	q.tend.rouse()
 }
 
-// convertPage discards some retries of a dropped lane; more says whether others are left. Leased ones are
+// convertPage discards some retries of a lane that were given up; more says whether others are left. Leased ones are
 // left to their settlement.
 func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error) {
 	var keys []leaseKey
+	done := false
+	reason := queue.ReasonUnsubscribed
 	err = q.do(ctx, &operation{
 		keep: true,
 		write: func(tx *bolt.Tx, st *stage) error {
+			var first []leaseKey
+			leased := false
 			prefix := string(key32(l.number))
 			c := tx.Bucket(bucketDue).Cursor()
 			q.mu.Lock()
+			floor := uint64(math.MaxUint64)
+			if !l.dropped {
+				floor, reason = l.floor, l.floorReason
+			}
 			for k, _ := c.Seek([]byte(prefix)); len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
-				if len(keys) == pageRecords {
+				_, _, seq, _ := parseLaneTime(k)
+				key := leaseKey{seq, l.number}
+				if seq > floor {
+					continue
+				}
+				if len(first) == pageRecords {
 					more = true
 					break
 				}
-				_, _, seq, _ := parseLaneTime(k)
-				key := leaseKey{seq, l.number}
-				if _, leased := q.leases[key]; !leased {
-					keys = append(keys, key)
+				if le, ok := q.leases[key]; ok {
+					leased = leased || le.doomed || l.dropped
+				} else {
+					first = append(first, key)
 				}
 			}
+			done = !more && !leased && l.converting
+			r := *l.record()
 			q.mu.Unlock()
-			for _, key := range keys {
-				old, err := decodeFate(tx.Bucket(bucketFate).Get(keySeqLane(key.seq, key.lane)))
+			for _, key := range first {
+				list, err := discardRetry(tx, key, st.nowMs, reason, q.retains)
 				if err != nil {
-					return fmt.Errorf("delivery %d/%d: %w", key.seq, key.lane, err)
-				}
-				now := fate{state: fateDiscarded, attempts: old.attempts, at: st.nowMs, reason: queue.ReasonUnsubscribed}
-				if err := replaceFate(tx, key, old, now, !q.retains(key.seq)); err != nil {
 					return err
 				}
+				keys = append(keys, list...)
+			}
+			if done && !l.dropped {
+				r.converting = false
+				return tx.Bucket(bucketLane).Put(key32(l.number), r.encode())
 			}
 			return nil
 		},
@@ -107,12 +183,52 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 					l.noteDied(st.nowMs)
 				}
 			}
+			if done {
+				l.converting = false
+				l.retryVersion++
+				// Retries of later events are in memory no more than on disk.
+				l.retries, l.moreRetries = nil, l.retrying > 0
+				if l.ord != nil {
+					l.ord.loaded = l.retrying == 0
+				}
+				q.place(l, st.nowMs)
+			}
 		},
 	})
 	return more, err
 }
 
-// Discard implements queue.Queue.
-func (q *Queue) Discard(ctx context.Context, id queue.Lane, reason string) error {
-	return ctx.Err()
+// discardRetry discards a retry, with the others of its batch.
+func discardRetry(tx *bolt.Tx, key leaseKey, nowMs int64, reason string, retains func(uint64) bool) ([]leaseKey, error) {
+	f, ok, err := readFate(tx, key)
+	if err == nil && !ok {
+		err = fmt.Errorf("delivery %d/%d: %w: its record is missing", key.seq, key.lane, errDamaged)
+	}
+	if err != nil {
+		return nil, err
+	}
+	list := []leaseKey{key}
+	if f.batch == key.seq {
+		rest, err := readBatch(tx, key)
+		if err != nil {
+			return nil, err
+		}
+		for _, seq := range rest {
+			list = append(list, leaseKey{seq, key.lane})
+		}
+	}
+	for _, key := range list {
+		old, ok, err := readFate(tx, key)
+		if err == nil && (!ok || old.state != fateRetrying) {
+			err = fmt.Errorf("delivery %d/%d: %w: it is in a batch and does not wait", key.seq, key.lane, errDamaged)
+		}
+		if err != nil {
+			return nil, err
+		}
+		now := fate{state: fateDiscarded, attempts: old.attempts, at: nowMs, reason: reason}
+		if err := replaceFate(tx, key, old, now, !retains(key.seq)); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }

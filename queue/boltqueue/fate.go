@@ -12,6 +12,8 @@ import (
 type fate struct {
 	state    fateState
 	attempts int
+	// batch is the first event of the batch a retrying delivery belongs to, itself perhaps; 0 for none.
+	batch uint64
 	// retries is how many waits of the schedule were used.
 	retries int
 	// at is when a retrying delivery is due, or when another came to its end, in milliseconds.
@@ -27,6 +29,8 @@ const (
 	fateDelivered fateState = 2
 	fateDead      fateState = 3
 	fateDiscarded fateState = 4
+	// fateTogether is fateRetrying in a batch; it is only seen on disk.
+	fateTogether fateState = 5
 )
 
 func (s fateState) state() queue.State {
@@ -37,16 +41,23 @@ func (s fateState) state() queue.State {
 		return queue.StateDead
 	case fateDiscarded:
 		return queue.StateDiscarded
-	case fateDelivered:
+	case fateDelivered, fateTogether:
 	}
 	return queue.StateDelivered
 }
 
 func (f fate) encode() []byte {
-	b := append(make([]byte, 0, 24+len(f.reason)), recordVersion, byte(f.state))
+	state := f.state
+	if f.batch != 0 {
+		state = fateTogether
+	}
+	b := append(make([]byte, 0, 24+len(f.reason)), recordVersion, byte(state))
 	b = binary.AppendUvarint(b, uint64(f.attempts))
 	b = binary.AppendUvarint(b, uint64(f.retries))
 	b = binary.AppendUvarint(b, uint64(f.at))
+	if f.batch != 0 {
+		return binary.AppendUvarint(b, f.batch)
+	}
 	return append(b, f.reason...)
 }
 
@@ -54,17 +65,29 @@ func decodeFate(b []byte) (fate, error) {
 	d := decoder{b: b}
 	d.version()
 	f := fate{state: fateState(d.byte())}
-	if f.state < fateRetrying || f.state > fateDiscarded {
+	if f.state < fateRetrying || f.state > fateTogether {
 		d.fail("unknown state")
 	}
 	f.attempts = int(d.number(math.MaxInt32))
 	f.retries = int(d.number(math.MaxInt32))
 	f.at = int64(d.number(math.MaxInt64))
-	f.reason = string(d.b)
+	if f.state == fateTogether {
+		f.state = fateRetrying
+		if f.batch = d.number(math.MaxUint64); f.batch == 0 || len(d.b) > 0 {
+			d.fail("bad batch")
+		}
+	} else {
+		f.reason = string(d.b)
+	}
 	if d.err != nil {
 		return fate{}, d.err
 	}
 	return f, nil
+}
+
+// waits says whether a fate stands in due: a retrying one does, but of a batch only the first.
+func (f fate) waits(seq uint64) bool {
+	return f.state == fateRetrying && (f.batch == 0 || f.batch == seq)
 }
 
 // indexed says whether a finished fate stands in died: dead ones do, and those whose segment is gone, so

@@ -17,6 +17,7 @@ var (
 	bucketFate   = []byte("fate")
 	bucketDue    = []byte("due")
 	bucketDied   = []byte("died")
+	bucketBatch  = []byte("batch")
 	bucketAtt    = []byte("att")
 	bucketKeep   = []byte("keep")
 	bucketKeepID = []byte("keepid")
@@ -26,7 +27,7 @@ var (
 
 func buckets() [][]byte {
 	return [][]byte{
-		bucketLane, bucketEvent, bucketSeg, bucketDone, bucketFate, bucketDue, bucketDied,
+		bucketLane, bucketEvent, bucketSeg, bucketDone, bucketFate, bucketDue, bucketDied, bucketBatch,
 		bucketAtt, bucketKeep, bucketKeepID, bucketIdem, bucketProbe,
 	}
 }

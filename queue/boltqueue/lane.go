@@ -3,6 +3,8 @@ package boltqueue
 import (
 	"cmp"
 	"container/heap"
+	"encoding/binary"
+	"math"
 	"slices"
 
 	"herald/queue"
@@ -15,7 +17,7 @@ const (
 	windowLow   = 256
 	// windowLeast is how many a lane may load though all windows together are full.
 	windowLeast = 16
-	// windowsLimit bounds all windows together, in references of 16 bytes.
+	// windowsLimit bounds all windows together, in references of 24 bytes.
 	windowsLimit = 1 << 20
 	// retryLimit is how many of a lane's nearest retries are in memory.
 	retryLimit = 128
@@ -24,6 +26,7 @@ const (
 // ref is a first attempt to be made.
 type ref struct {
 	seq     uint64
+	key     uint64 // in a lane with an order by key
 	ordinal uint32
 }
 
@@ -45,6 +48,12 @@ type lane struct {
 	number  uint32
 	id      queue.Lane
 	dropped bool
+	// floor is the newest event at the time its deliveries were given up, and floorReason why; 0 when they never were.
+	// An unset bit of an event up to it says discarded.
+	floor       uint64
+	floorReason string
+	// converting: retries of events up to floor, or of a dropped lane, are being discarded.
+	converting bool
 	// lastUse is the newest event that names a dropped lane; its number is forgotten when no event
 	// up to it is left.
 	lastUse uint64
@@ -54,6 +63,20 @@ type lane struct {
 	// shares lists what is beyond the window, ascending; cursor is the first event that may be there.
 	shares []share
 	cursor uint64
+	// reloads counts how often the cursor went back, so that a page read meanwhile is not taken for the truth.
+	reloads uint64
+	// skip are first attempts that were leased when the cursor went back: they are found on disk like those that
+	// were not.
+	skip map[uint64]bool
+
+	// What room said last: most deliveries of one push, how long one waits to be full, in milliseconds, and how many
+	// more there may be in all.
+	fill   int
+	waitMs int64
+	total  int
+	order  queue.Order
+	keyID  string
+	ord    *ordering // nil without an order
 
 	retries []retryRef // the nearest, ascending
 	// moreRetries: there are later ones on disk.
@@ -67,8 +90,8 @@ type lane struct {
 
 	// pending counts first attempts that are not leased, retrying and dead count records on disk.
 	pending, retrying, dead int64
-	// leasedRetries counts leases of retries.
-	leasedRetries int64
+	// leased counts leases, leasedRetries those of retries.
+	leased, leasedRetries int64
 	// oldestDied is the earliest entry in died, in milliseconds, or later; 0 when there is none.
 	oldestDied int64
 
@@ -82,36 +105,126 @@ type lane struct {
 	allowance int
 }
 
-// The record of a lane: version, flags, id. Every lane that was not dropped has been given deliveries.
-const flagDropped = 1
+// The record of a lane: version, flags, id, and when its deliveries were given up: up to which event, and why. Every lane that was
+// not dropped has been given deliveries.
+const (
+	flagDropped    = 1
+	flagFloor      = 2
+	flagConverting = 4
+)
 
-func encodeLane(id queue.Lane, dropped bool) []byte {
-	var flags byte
-	if dropped {
-		flags |= flagDropped
-	}
-	return append([]byte{recordVersion, flags}, id[:]...)
+// laneRecord is a lane as it stands on disk.
+type laneRecord struct {
+	id                  queue.Lane
+	dropped, converting bool
+	floor               uint64
+	reason              string
 }
 
-func decodeLane(b []byte) (id queue.Lane, dropped bool, err error) {
+func (r *laneRecord) encode() []byte {
+	var flags byte
+	if r.dropped {
+		flags |= flagDropped
+	}
+	if r.floor != 0 {
+		flags |= flagFloor
+	}
+	if r.converting {
+		flags |= flagConverting
+	}
+	b := append([]byte{recordVersion, flags}, r.id[:]...)
+	if r.floor != 0 {
+		b = append(binary.AppendUvarint(b, r.floor), r.reason...)
+	}
+	return b
+}
+
+func decodeLane(b []byte) (laneRecord, error) {
+	var r laneRecord
 	d := decoder{b: b}
 	d.version()
 	flags := d.byte()
-	copy(id[:], d.bytes(len(id)))
-	if flags&^flagDropped != 0 {
+	copy(r.id[:], d.bytes(len(r.id)))
+	if flags&^(flagDropped|flagFloor|flagConverting) != 0 {
 		d.fail("unknown flags")
 	}
-	return id, flags&flagDropped != 0, d.end()
+	r.dropped, r.converting = flags&flagDropped != 0, flags&flagConverting != 0
+	if flags&flagFloor != 0 && d.err == nil {
+		if r.floor = d.number(math.MaxUint64); r.floor == 0 {
+			d.fail("bad floor")
+		}
+		r.reason, d.b = string(d.b), nil
+	}
+	return r, d.end()
+}
+
+// record is the lane as it has to stand on disk.
+func (l *lane) record() *laneRecord {
+	return &laneRecord{id: l.id, dropped: l.dropped, converting: l.converting, floor: l.floor, reason: l.floorReason}
+}
+
+// gaveUp says whether a first attempt of the event will not be made, and why.
+func (l *lane) gaveUp(seq uint64) (reason string, yes bool) {
+	switch {
+	case seq <= l.floor:
+		return l.floorReason, true
+	case l.dropped:
+		return queue.ReasonUnsubscribed, true
+	}
+	return "", false
 }
 
 func (l *lane) windowLen() int { return len(l.window) - l.head }
 
 // dueAt returns when the lane's next retry in memory is due, in milliseconds.
 func (l *lane) dueAt() (int64, bool) {
+	if l.ord != nil {
+		if g := l.ord.next(); g != nil && l.ord.loaded {
+			return max(g.due, l.notBefore), true
+		}
+		return 0, false
+	}
 	if len(l.retries) == 0 {
 		return 0, false
 	}
 	return max(l.retries[0].due, l.notBefore), true
+}
+
+// freshAt returns when first attempts in memory may be leased, in milliseconds, 0 for at once; false when there is nothing to
+// lease as things are.
+func (l *lane) freshAt(q *Queue) (int64, bool) {
+	if l.ord != nil {
+		switch {
+		case !l.ord.loaded:
+			return 0, false
+		case len(l.ord.free) > 0:
+			return 0, true
+		case l.windowLen() == 0 || l.ord.parked >= lookAhead:
+			return 0, false
+		case l.ord.key == nil && l.ord.blocked(0, 0):
+			return 0, false
+		}
+	}
+	n := l.windowLen()
+	switch {
+	case n == 0:
+		return 0, false
+	case l.waitMs == 0 || n >= l.fill:
+		return 0, true
+	case len(l.shares) > 0 && l.mayLoad(q) > 0:
+		return 0, false // the loader is on its way
+	}
+	seq := l.window[l.head].seq
+	s := q.segmentOf(seq)
+	if s == nil {
+		return 0, true
+	}
+	return s.acceptedAt(seq) + l.waitMs, true
+}
+
+func (l *lane) freshReady(q *Queue, nowMs int64) bool {
+	at, ok := l.freshAt(q)
+	return ok && at <= nowMs
 }
 
 func (l *lane) pop(q *Queue) ref {
@@ -135,13 +248,18 @@ func (l *lane) pop(q *Queue) ref {
 
 // giveBack puts a first attempt back where it belongs.
 func (l *lane) giveBack(q *Queue, r ref) {
+	q.windows++
+	if l.ord != nil && l.ord.key != nil {
+		l.ord.park(r)
+		l.ord.settle(r.key)
+		return
+	}
 	if l.head > 0 {
 		l.head--
 	} else {
 		l.window = append(l.window, ref{})
 		copy(l.window[1:], l.window)
 	}
-	q.windows++
 	at := l.head
 	for at+1 < len(l.window) && l.window[at+1].seq < r.seq {
 		l.window[at] = l.window[at+1]
@@ -150,18 +268,27 @@ func (l *lane) giveBack(q *Queue, r ref) {
 	l.window[at] = r
 }
 
+// low is how many first attempts in memory are too few while there are others on disk.
+func (l *lane) low() int { return max(windowLow, l.fill) }
+
 // mayLoad says how many references the lane may take into its window.
 func (l *lane) mayLoad(q *Queue) int {
-	limit := windowLimit
+	limit := max(windowLimit, 4*l.fill)
 	if q.windows >= windowsLimit {
 		limit = windowLeast
+	}
+	if l.ord != nil && l.ord.parked >= lookAhead {
+		return 0
 	}
 	return limit - l.windowLen()
 }
 
 // add takes a new delivery: into the window when nothing is before it on disk only, and there is room.
-func (l *lane) add(q *Queue, s *segment, r ref) {
+func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) {
 	l.addPending(q, 1)
+	if l.ord != nil && ev != nil {
+		r.key = l.ord.keyOf(ev)
+	}
 	if len(l.shares) == 0 && l.mayLoad(q) > 0 {
 		l.window = append(l.window, r)
 		q.windows++
@@ -173,6 +300,27 @@ func (l *lane) add(q *Queue, s *segment, r ref) {
 		return
 	}
 	l.shares = append(l.shares, share{s, 1})
+}
+
+// waitFor puts a retry where it waits: in memory only the first of a batch is there, but in a lane with an order. The
+// lock is held.
+func (q *Queue) waitFor(l *lane, seq uint64, due int64, key, batch uint64) {
+	l.retryVersion++
+	switch {
+	case l.ord == nil:
+		if batch == 0 || batch == seq {
+			l.insertRetry(retryRef{due, seq})
+		}
+	case !l.ord.loaded: // will be found on disk
+	case batch != 0 && batch != seq && l.ord.batch[batch] != nil:
+		l.ord.join(l.ord.batch[batch], seq, key)
+	default:
+		g := &group{due: due, seqs: []uint64{seq}, keys: []uint64{key}}
+		l.ord.wait(g)
+		if batch == seq {
+			l.ord.batch[seq] = g
+		}
+	}
 }
 
 // insertRetry takes a retry into the nearest, or leaves it to the disk.
@@ -192,6 +340,12 @@ func (l *lane) insertRetry(r retryRef) {
 }
 
 func (l *lane) removeRetry(r retryRef) {
+	if l.ord != nil {
+		if g := l.ord.find(r); g != nil {
+			l.ord.remove(g)
+		}
+		return
+	}
 	if at, found := slices.BinarySearchFunc(l.retries, r, compareRetries); found {
 		l.retries = slices.Delete(l.retries, at, at+1)
 	}
@@ -223,12 +377,22 @@ func (l *lane) addLeasedRetries(q *Queue, n int64) {
 	}
 }
 
-// release frees what a dropped lane holds.
+// release frees what a lane holds whose deliveries are given up.
 func (l *lane) release(q *Queue) {
 	q.windows -= l.windowLen()
 	l.window, l.head, l.shares = nil, 0, nil
 	l.retries, l.moreRetries = nil, false
 	l.retryVersion++
+	l.reloads++
+	if o := l.ord; o != nil {
+		q.windows -= o.parked
+		l.ord = &ordering{key: o.key, keys: map[uint64]*keyState{}, batch: map[uint64]*group{}, loaded: true}
+		for key, k := range o.keys {
+			if k.leased > 0 {
+				l.ord.keys[key] = &keyState{leased: k.leased, turn: k.turn}
+			}
+		}
+	}
 }
 
 // place puts the lane where its state belongs: among the ready ones, the timers, the hungry, or nowhere. It
@@ -238,25 +402,36 @@ func (q *Queue) place(l *lane, nowMs int64) {
 		q.untimer(l)
 		return // a ready one is passed over when its turn comes
 	}
-	if !l.hungry && (len(l.shares) > 0 && l.windowLen() < windowLow && l.mayLoad(q) > 0 || l.moreRetries && len(l.retries) == 0) {
+	if !l.hungry && (len(l.shares) > 0 && l.windowLen() < l.low() && l.mayLoad(q) > 0 || l.wantsRetries()) {
 		l.hungry = true
 		q.hungry = append(q.hungry, l)
 		q.feed.rouse()
 	}
-	due, timed := l.dueAt()
+	at, timed := l.dueAt()
+	if fresh, ok := l.freshAt(q); ok && (!timed || fresh < at) {
+		at, timed = fresh, true
+	}
 	switch {
-	case l.windowLen() > 0 || timed && due <= nowMs:
+	case l.converting || !timed:
+		q.untimer(l)
+	case at <= nowMs:
 		q.untimer(l)
 		if !l.ready {
 			l.ready = true
 			q.ready.push(l)
 			q.work.rouse()
 		}
-	case timed:
-		q.timer(l, due)
 	default:
-		q.untimer(l)
+		q.timer(l, at)
 	}
+}
+
+// wantsRetries says whether retries of the lane have to be read from disk.
+func (l *lane) wantsRetries() bool {
+	if l.ord != nil {
+		return !l.ord.loaded || l.ord.more && len(l.ord.groups) < lookAhead/2
+	}
+	return l.moreRetries && len(l.retries) == 0
 }
 
 func (q *Queue) timer(l *lane, due int64) {

@@ -301,14 +301,16 @@ func (q *Queue) describeFate(seq uint64, l *lane, ev *queue.Event, f fate) *queu
 	}
 	q.mu.Lock()
 	_, leased := q.leases[leaseKey{seq, l.number}]
-	dropped := l.dropped
+	reason, gone := l.gaveUp(seq)
+	// A retry of before the floor is one made due by hand since, but for the moment in which the others are converted.
+	gone = gone && (l.dropped || f.state == 0 || l.converting)
 	q.mu.Unlock()
 	if d.State == queue.StatePending || d.State == queue.StateRetrying {
 		switch {
 		case leased:
 			d.State = queue.StateDelivering
-		case dropped:
-			d.State, d.Reason = queue.StateDiscarded, queue.ReasonUnsubscribed
+		case gone:
+			d.State, d.Reason = queue.StateDiscarded, reason
 		case f.state == fateRetrying:
 			d.NextAttemptAt = timeOf(f.at)
 		}

@@ -70,52 +70,129 @@ func (q *Queue) feedLanes(lanes []*lane) error {
 func (q *Queue) loadRetries(l *lane) error {
 	for {
 		q.mu.Lock()
-		if !l.moreRetries || len(l.retries) > 0 || l.dropped {
+		if l.dropped || !l.wantsRetries() {
 			q.mu.Unlock()
 			return nil
 		}
+		p := retryPage{q: q, lane: l, ord: l.ord}
 		version := l.retryVersion
 		// Leased ones stand on disk, too, and are passed over.
-		limit := retryLimit + int(l.leasedRetries)
+		p.limit = retryLimit + int(l.leasedRetries)
+		if l.ord != nil {
+			p.limit = lookAhead
+		}
 		q.mu.Unlock()
-		var page []retryRef
-		more := false
-		err := q.db.View(func(tx *bolt.Tx) error {
-			prefix := string(key32(l.number))
-			c := tx.Bucket(bucketDue).Cursor()
-			for k, _ := c.Seek([]byte(prefix)); len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
-				if len(page) == limit {
-					more = true
-					break
-				}
-				_, due, seq, _ := parseLaneTime(k)
-				page = append(page, retryRef{due, seq})
+		for p.more = true; p.more && len(p.groups) < p.limit; {
+			if err := q.db.View(p.read); err != nil {
+				return fmt.Errorf("load retries: %w", err)
 			}
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("load retries: %w", err)
 		}
 		q.mu.Lock()
-		if l.retryVersion != version || l.dropped {
+		if l.retryVersion != version || l.ord != p.ord || l.dropped {
 			q.mu.Unlock()
 			continue
 		}
-		page = slices.DeleteFunc(page, func(r retryRef) bool {
-			_, leased := q.leases[leaseKey{r.seq, l.number}]
-			return leased
-		})
-		l.retries = append(l.retries[:0], page...)
-		l.moreRetries = more
+		q.takePage(&p)
 		q.mu.Unlock()
 		return nil
 	}
 }
 
+// retryPage is the nearest retries of a lane as they stand on disk.
+type retryPage struct {
+	q      *Queue
+	lane   *lane
+	ord    *ordering
+	limit  int
+	from   []byte
+	groups []group
+	more   bool
+}
+
+// read reads on for as long as a read transaction may.
+func (p *retryPage) read(tx *bolt.Tx) error {
+	p.more = false
+	started := time.Now()
+	prefix := string(key32(p.lane.number))
+	if p.from == nil {
+		p.from = []byte(prefix)
+	}
+	reader := eventReader{tx: tx}
+	c := tx.Bucket(bucketDue).Cursor()
+	for k, _ := c.Seek(p.from); len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
+		if len(p.groups) >= p.limit || time.Since(started) > viewBudget {
+			p.from, p.more = slices.Clone(k), true
+			return nil
+		}
+		_, due, seq, _ := parseLaneTime(k)
+		g := group{due: due, seqs: []uint64{seq}}
+		if p.ord != nil {
+			if err := p.members(tx, &reader, &g); err != nil {
+				return err
+			}
+		}
+		p.groups = append(p.groups, g)
+	}
+	return nil
+}
+
+// members completes a batch, and finds the keys of its deliveries.
+func (p *retryPage) members(tx *bolt.Tx, reader *eventReader, g *group) error {
+	first := leaseKey{g.seqs[0], p.lane.number}
+	f, ok, err := readFate(tx, first)
+	if err != nil || !ok {
+		return fmt.Errorf("delivery %d/%d: %w", first.seq, first.lane, orDamaged(err))
+	}
+	if f.batch == first.seq {
+		rest, err := readBatch(tx, first)
+		if err != nil {
+			return err
+		}
+		g.seqs = append(g.seqs, rest...)
+	}
+	g.keys = make([]uint64, len(g.seqs))
+	for i, seq := range g.seqs {
+		if p.ord.key == nil {
+			continue
+		}
+		ev, err := lookUp(tx, reader, p.q.segmentFirst(seq), seq)
+		if err != nil || ev == nil {
+			return fmt.Errorf("event %d: %w", seq, orDamaged(err))
+		}
+		g.keys[i] = p.ord.keyOf(ev)
+	}
+	return nil
+}
+
+// takePage puts a page in memory. The lock is held.
+func (q *Queue) takePage(p *retryPage) {
+	l := p.lane
+	if p.ord == nil {
+		l.retries = l.retries[:0]
+	} else {
+		p.ord.clearGroups()
+	}
+	for i := range p.groups {
+		g := &p.groups[i]
+		if _, leased := q.leases[leaseKey{g.seqs[0], l.number}]; leased {
+			continue
+		}
+		if p.ord == nil {
+			l.retries = append(l.retries, retryRef{g.due, g.seqs[0]})
+		} else {
+			p.ord.wait(g)
+		}
+	}
+	l.moreRetries = p.more
+	if p.ord != nil {
+		p.ord.loaded, p.ord.more = true, p.more
+	}
+}
+
 // found is a delivery on disk for a lane that asked.
 type found struct {
-	lane *lane
-	ref  ref
+	by  *wanted
+	ref ref
 }
 
 // loadWindows fills windows, one stretch of one segment after the other, beginning with the oldest any of the
@@ -145,8 +222,11 @@ type pass struct {
 
 type wanted struct {
 	lane *lane
+	ord  *ordering
 	from uint64
 	room int
+	// reloads is what the lane's was when the pass was planned.
+	reloads uint64
 	// until is the first event that was not looked at for this lane.
 	until uint64
 }
@@ -160,7 +240,7 @@ func (q *Queue) planPass(lanes []*lane) *pass {
 		for len(l.shares) > 0 && (l.shares[0].count == 0 || q.segmentOf(l.shares[0].segment.first) != l.shares[0].segment || l.shares[0].segment.retiring) {
 			l.shares = slices.Delete(l.shares, 0, 1)
 		}
-		if l.dropped || l.aside || len(l.shares) == 0 || l.windowLen() >= windowLow || l.mayLoad(q) <= 0 {
+		if l.dropped || l.aside || len(l.shares) == 0 || l.windowLen() >= l.low() || l.mayLoad(q) <= 0 {
 			continue
 		}
 		s := l.shares[0].segment
@@ -170,7 +250,7 @@ func (q *Queue) planPass(lanes []*lane) *pass {
 		if s == p.segment {
 			from := max(l.cursor, s.first)
 			p.from = min(p.from, from)
-			p.wanted[l.number] = &wanted{lane: l, from: from, room: l.mayLoad(q), until: from}
+			p.wanted[l.number] = &wanted{lane: l, ord: l.ord, from: from, room: l.mayLoad(q), until: from, reloads: l.reloads}
 		}
 	}
 	return p
@@ -221,7 +301,15 @@ func (p *pass) read(tx *bolt.Tx) error {
 					return err
 				}
 				if !set {
-					p.found = append(p.found, found{w.lane, ref{seq, ordinal}})
+					r := ref{seq: seq, ordinal: ordinal}
+					if w.ord != nil && w.ord.key != nil {
+						ev, err := b.event(i)
+						if err != nil {
+							return err
+						}
+						r.key = w.ord.keyOf(ev)
+					}
+					p.found = append(p.found, found{w, r})
 					w.until = seq + 1
 					if w.room--; w.room == 0 {
 						open--
@@ -241,9 +329,12 @@ func (q *Queue) mergePass(p *pass) {
 	defer q.mu.Unlock()
 	alive := q.segmentOf(p.first) == p.segment && !p.segment.retiring
 	for _, f := range p.found {
-		l := f.lane
-		if !alive || l.dropped || len(l.shares) == 0 || l.shares[0].segment != p.segment || l.shares[0].count == 0 {
+		l := f.by.lane
+		if !alive || l.dropped || l.reloads != f.by.reloads || len(l.shares) == 0 || l.shares[0].segment != p.segment || l.shares[0].count == 0 {
 			continue
+		}
+		if l.skip[f.ref.seq] {
+			continue // leased, or not any more and done with
 		}
 		l.window = append(l.window, f.ref)
 		q.windows++
@@ -252,7 +343,7 @@ func (q *Queue) mergePass(p *pass) {
 	}
 	for _, w := range p.wanted {
 		l := w.lane
-		if l.dropped || len(l.shares) == 0 || l.shares[0].segment != p.segment {
+		if l.dropped || l.reloads != w.reloads || len(l.shares) == 0 || l.shares[0].segment != p.segment {
 			continue
 		}
 		if w.room > 0 {

@@ -219,11 +219,11 @@ func (l *load) step(q *Queue) {
 // attempts counted and the attempts in the log.
 func diskState(q *Queue) (map[string]string, error) {
 	state := map[string]string{}
-	dropped := map[uint32]bool{}
+	lanes := map[uint32]laneRecord{}
 	err := q.db.View(func(tx *bolt.Tx) error {
 		err := tx.Bucket(bucketLane).ForEach(func(k, v []byte) error {
-			_, gone, err := decodeLane(v)
-			dropped[big.Uint32(k)] = gone
+			r, err := decodeLane(v)
+			lanes[big.Uint32(k)] = r
 			return err
 		})
 		if err != nil {
@@ -254,7 +254,8 @@ func diskState(q *Queue) (map[string]string, error) {
 			if f.state != 0 {
 				text = string(f.state.state())
 			}
-			if dropped[lane] && (f.state == 0 || f.state == fateRetrying) {
+			r := lanes[lane]
+			if (r.dropped || seq <= r.floor) && f.state == 0 || (r.dropped || r.converting && seq <= r.floor) && f.state == fateRetrying {
 				text = string(queue.StateDiscarded)
 			}
 			state[key] = fmt.Sprint(text, " ", f.attempts, " ", logged[key])

@@ -99,8 +99,9 @@ type Queue struct {
 	timers        timerHeap
 	hungry        []*lane
 	leases        map[leaseKey]lease
-	windows       int // references in all windows
+	windows       int // references in all windows, and parked
 	round         uint64
+	turn          uint64 // counts pushes of lanes with an order
 	events        int64
 	pending       int64
 	retrying      int64
@@ -114,6 +115,10 @@ type Queue struct {
 	oldest        oldestDue
 
 	space space
+
+	// Used by the one Claim under way only.
+	picks []pick
+	parts []part
 
 	// Used by the writer's goroutine only.
 	stage   *stage
@@ -345,7 +350,7 @@ func (q *Queue) LaneStats(id queue.Lane) queue.LaneStats {
 	if l == nil || l.dropped {
 		return queue.LaneStats{}
 	}
-	s := queue.LaneStats{Pending: l.pending, Retrying: l.retrying - l.leasedRetries, Dead: l.dead, Delivering: l.leasedRetries}
+	s := queue.LaneStats{Pending: l.pending, Retrying: l.retrying - l.leasedRetries, Dead: l.dead, Delivering: l.leased}
 	if ms := q.firstPending(l); l.pending > 0 && ms != 0 {
 		s.OldestPending = timeOf(ms)
 	}

@@ -43,11 +43,12 @@ func (q *Queue) recover() error {
 		}
 		nowMs := time.Now().UnixMilli()
 		for _, l := range q.numbers {
+			if l.converting || l.dropped && l.retrying > 0 {
+				q.convert(l)
+			}
 			if !l.dropped {
 				l.recoverHoldOff(q, nowMs)
 				q.place(l, nowMs)
-			} else if l.retrying > 0 {
-				q.convert(l)
 			}
 		}
 		return nil
@@ -64,12 +65,15 @@ func (q *Queue) recoverLanes(tx *bolt.Tx) error {
 	b := tx.Bucket(bucketLane)
 	q.lastLane = uint32(b.Sequence())
 	return b.ForEach(func(k, v []byte) error {
-		id, dropped, err := decodeLane(v)
+		r, err := decodeLane(v)
 		if err != nil || len(k) != 4 {
 			return fmt.Errorf("lane %x: %w", k, orDamaged(err))
 		}
-		l := &lane{number: big.Uint32(k), id: id, dropped: dropped}
-		if dropped {
+		id := r.id
+		l := &lane{
+			number: big.Uint32(k), id: id, dropped: r.dropped, floor: r.floor, floorReason: r.reason, converting: r.converting, cursor: r.floor + 1,
+		}
+		if r.dropped {
 			l.lastUse = q.seq // not known exactly: forgotten when all there is now is gone
 		}
 		if q.lanes[id] != nil {
@@ -163,8 +167,8 @@ func (q *Queue) recoverBlocks(tx *bolt.Tx, s *segment, bucket *bolt.Bucket, b *b
 				if l == nil {
 					return fmt.Errorf("event %d: %w: it names lane %d, which is not there", b.first+uint64(i), errDamaged, n)
 				}
-				if !l.dropped {
-					l.add(q, s, ref{b.first + uint64(i), ordinal})
+				if _, gone := l.gaveUp(b.first + uint64(i)); !gone {
+					l.add(q, s, ref{seq: b.first + uint64(i), ordinal: ordinal}, nil)
 					s.unfinished++
 				}
 			}
@@ -204,7 +208,7 @@ func (q *Queue) recoverFates(tx *bolt.Tx) error {
 		if s != nil {
 			s.unfinished++
 		}
-		if !l.dropped {
+		if !l.dropped && (f.batch == 0 || f.batch == seq) {
 			l.recoverRetry(retryRef{f.at, seq})
 		}
 	}

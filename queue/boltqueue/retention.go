@@ -188,6 +188,8 @@ type retirement struct {
 	gone    bool
 	spared  bool
 	expired []expiry
+	// dissolved are the batches something of which expired.
+	dissolved []*dissolved
 }
 
 type expiry struct {
@@ -203,7 +205,7 @@ type fateChange struct {
 }
 
 func (r *retirement) write(tx *bolt.Tx, st *stage) error {
-	r.expired, r.gone = nil, false
+	r.expired, r.dissolved, r.gone = nil, nil, false
 	if st.tail != nil && st.tail.first == r.s.first {
 		return nil
 	}
@@ -253,7 +255,7 @@ func (r *retirement) expire(tx *bolt.Tx, st *stage) (full bool, err error) {
 				if err != nil {
 					return false, err
 				}
-				if set || r.q.isDropped(n) {
+				if set || r.q.gaveUp(n, b.first+uint64(i)) {
 					continue
 				}
 				if len(r.expired) >= pageExpired {
@@ -293,12 +295,39 @@ func (r *retirement) expire(tx *bolt.Tx, st *stage) (full bool, err error) {
 	}
 	for i := range r.expired {
 		e := &r.expired[i]
+		if e.old.batch != 0 {
+			// Another delivery of the same batch may have dissolved it a moment ago.
+			f, _, err := readFate(tx, e.key)
+			if err != nil {
+				return false, err
+			}
+			if f.batch != 0 {
+				d, err := dissolve(tx, leaseKey{f.batch, e.key.lane})
+				if err != nil {
+					return false, err
+				}
+				r.dissolved = append(r.dissolved, d)
+			}
+			e.old.batch = 0
+		}
 		if err := replaceFate(tx, e.key, e.old, e.now, false); err != nil {
 			return false, err
 		}
 	}
 	// A step that changed something ends here: the bits are written at the end of the commit.
 	return full || len(r.expired) > 0, nil
+}
+
+// gaveUp says whether a first attempt is not to be made.
+func (q *Queue) gaveUp(number uint32, seq uint64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := q.numbers[number]
+	if l == nil {
+		return true
+	}
+	_, yes := l.gaveUp(seq)
+	return yes
 }
 
 func (q *Queue) isDropped(number uint32) bool {
@@ -388,6 +417,9 @@ func (r *retirement) drop(tx *bolt.Tx) error {
 
 func (r *retirement) after(st *stage) {
 	q := r.q
+	for _, d := range r.dissolved {
+		q.scatter(d)
+	}
 	for i := range r.expired {
 		e := &r.expired[i]
 		r.s.unfinished--

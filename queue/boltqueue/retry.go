@@ -2,8 +2,11 @@ package boltqueue
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -42,40 +45,56 @@ func (q *Queue) Retry(ctx context.Context, accountID string, id queue.DeliveryID
 	}
 	var l *lane
 	var old, now fate
-	var retried bool
+	var split *dissolved
+	var order keyed
+	retried := false
 	key := leaseKey{seq: id.Seq}
 	return q.do(ctx, &operation{
 		write: func(tx *bolt.Tx, st *stage) error {
 			q.mu.Lock()
 			l = q.lanes[id.Lane]
 			segment := q.segmentOf(id.Seq)
-			gone, leased := false, false
+			gone, leased, discarded := false, false, false
 			if l != nil {
 				key.lane = l.number
 				_, leased = q.leases[key]
-				gone = l.dropped
+				gone, discarded = l.dropped, id.Seq <= l.floor
 			}
 			q.mu.Unlock()
 			if l == nil {
 				return refuse(queue.ErrNotFound)
 			}
-			v := tx.Bucket(bucketFate).Get(keySeqLane(key.seq, key.lane))
-			account, unset, err := whereabouts(tx, segment, key, v != nil, st)
+			f, recorded, err := readFate(tx, key)
+			if err != nil {
+				return err
+			}
+			at, unset, err := whereabouts(tx, segment, key, recorded, st)
 			switch {
 			case err != nil:
 				return err
-			case account == nil || accountID != "" && *account != accountID:
+			case at == nil || accountID != "" && at.account != accountID:
 				return refuse(queue.ErrNotFound)
 			case gone:
 				return refuse(queue.ErrGone)
-			case leased || unset:
+			case leased || unset && !discarded:
 				return nil
+			case unset:
+				// What was given up before its first attempt has neither bit nor record.
+				old = fate{state: fateDiscarded}
+				st.marks = append(st.marks, mark{at.segment, at.ordinal})
+			case recorded:
+				old = f
+			default:
+				old = fate{state: fateDelivered, attempts: 1}
 			}
-			old = fate{state: fateDelivered, attempts: 1}
-			if v != nil {
-				if old, err = decodeFate(v); err != nil {
-					return fmt.Errorf("delivery %d/%d: %w", key.seq, key.lane, err)
+			if old.batch != 0 {
+				if split, err = dissolve(tx, leaseKey{old.batch, key.lane}); err != nil {
+					return err
 				}
+				old.batch = 0
+			}
+			if order, err = q.keyFor(tx, l, segment, key.seq); err != nil {
+				return err
 			}
 			now = fate{state: fateRetrying, attempts: old.attempts, at: st.nowMs}
 			retried = true
@@ -83,16 +102,46 @@ func (q *Queue) Retry(ctx context.Context, accountID string, id queue.DeliveryID
 		},
 		after: func(st *stage) {
 			if retried {
-				q.revive(l, key, old, now)
+				q.scatter(split)
+				q.revive(l, key, old, now, order)
 				q.place(l, st.nowMs)
 			}
 		},
 	})
 }
 
-// whereabouts returns the account of a delivery (nil when it does not exist) and whether it still waits
-// for its first attempt.
-func whereabouts(tx *bolt.Tx, s *segment, key leaseKey, recorded bool, st *stage) (account *string, unset bool, err error) {
+// keyed is the key of a delivery in a lane with an order, and the order it was asked of.
+type keyed struct {
+	ord *ordering
+	key uint64
+}
+
+// keyFor reads the event of a delivery for its key, if its lane has an order by key.
+func (q *Queue) keyFor(tx *bolt.Tx, l *lane, s *segment, seq uint64) (keyed, error) {
+	q.mu.Lock()
+	k := keyed{ord: l.ord}
+	q.mu.Unlock()
+	if k.ord == nil || k.ord.key == nil {
+		return k, nil
+	}
+	reader := eventReader{tx: tx}
+	first := uint64(0)
+	if s != nil {
+		first = s.first
+	}
+	ev, err := lookUp(tx, &reader, first, seq)
+	if err == nil && ev == nil {
+		err = fmt.Errorf("%w: event %d is missing", errDamaged, seq)
+	}
+	if err != nil {
+		return k, err
+	}
+	k.key = k.ord.keyOf(ev)
+	return k, nil
+}
+
+// whereabouts returns where a delivery stands (nil when it does not exist) and whether its bit is not set.
+func whereabouts(tx *bolt.Tx, s *segment, key leaseKey, recorded bool, st *stage) (at *position, unset bool, err error) {
 	if s == nil {
 		if !recorded {
 			return nil, false, nil
@@ -101,7 +150,7 @@ func whereabouts(tx *bolt.Tx, s *segment, key leaseKey, recorded bool, st *stage
 		if ev == nil || err != nil {
 			return nil, false, err
 		}
-		return &ev.AccountID, false, nil
+		return &position{account: ev.AccountID}, false, nil
 	}
 	reader := eventReader{tx: tx}
 	p, found, err := reader.find(s.first, key.seq, key.lane)
@@ -114,14 +163,14 @@ func whereabouts(tx *bolt.Tx, s *segment, key leaseKey, recorded bool, st *stage
 	}
 	// A bit this commit is about to set counts as set: its delivery has just been settled.
 	set = set || slices.Contains(st.marks, mark{p.segment, p.ordinal})
-	return &p.account, !set, nil
+	return &p, !set, nil
 }
 
 // replaceFate writes a fate over another, with the indexes of both.
 func replaceFate(tx *bolt.Tx, key leaseKey, old, now fate, orphan bool) error {
 	switch {
 	case old.state == fateRetrying:
-		if err := tx.Bucket(bucketDue).Delete(keyLaneTime(key.lane, old.at, key.seq)); err != nil {
+		if err := unwait(tx, key, old); err != nil {
 			return err
 		}
 	case old.indexed(orphan):
@@ -133,7 +182,7 @@ func replaceFate(tx *bolt.Tx, key leaseKey, old, now fate, orphan bool) error {
 }
 
 // revive brings memory up to date with a delivery that was made due again. The lock is held.
-func (q *Queue) revive(l *lane, key leaseKey, old, now fate) {
+func (q *Queue) revive(l *lane, key leaseKey, old, now fate, order keyed) {
 	segment := q.segmentOf(key.seq)
 	l.retryVersion++
 	if old.state == fateRetrying {
@@ -152,93 +201,170 @@ func (q *Queue) revive(l *lane, key leaseKey, old, now fate) {
 		q.convert(l)
 		return
 	}
-	if _, leased := q.leases[key]; !leased {
-		l.insertRetry(retryRef{now.at, key.seq})
+	if _, leased := q.leases[key]; leased {
+		return
 	}
+	if l.ord != order.ord {
+		if l.ord != nil {
+			l.ord.loaded = false // the key was asked of another order
+		}
+		l.retries, l.moreRetries = nil, true
+		return
+	}
+	q.waitFor(l, key.seq, now.at, order.key, 0)
 }
 
 // pageRecords is how many records an operation changes in one commit.
 const pageRecords = 1000
 
 // RetryDead implements queue.Queue.
-func (q *Queue) RetryDead(ctx context.Context, id queue.Lane, _ queue.DeadSelection) (int, error) {
-	total := 0
-	var from []byte
+func (q *Queue) RetryDead(ctx context.Context, id queue.Lane, s queue.DeadSelection) (int, error) {
+	r := revival{q: q, id: id, s: s, startMs: time.Now().UnixMilli()}
 	for {
 		if err := ctx.Err(); err != nil {
-			return total, err
+			return r.total, err
 		}
-		n, next, err := q.retryPage(ctx, id, from)
-		total += n
-		if err != nil || next == nil {
-			return total, err
+		var err error
+		if s.DryRun {
+			err = q.view(func(tx *bolt.Tx) error { return r.read(tx) })
+		} else {
+			err = q.do(ctx, &operation{write: r.write, after: r.after})
+			if err != nil {
+				r.list = nil // nothing of this page was done, as far as is known
+			}
 		}
-		from = next
+		if errors.Is(err, queue.ErrGone) {
+			return r.total, queue.ErrGone
+		}
+		if err != nil {
+			return r.total, err
+		}
+		r.total += len(r.list)
+		if r.next == nil {
+			return r.total, nil
+		}
+		r.from = r.next
 	}
 }
 
-// retryPage makes some dead deliveries of a lane due, those from the given key of died on, and returns the key to
-// go on with.
-func (q *Queue) retryPage(ctx context.Context, id queue.Lane, from []byte) (n int, next []byte, err error) {
-	type revived struct {
-		key      leaseKey
-		old, now fate
+// revival makes dead deliveries of a lane due again, page by page.
+type revival struct {
+	q       *Queue
+	id      queue.Lane
+	s       queue.DeadSelection
+	startMs int64
+	total   int
+	lane    *lane
+	list    []revived
+	// The page begins at the key from of died, and the next one at the key next; nil is the beginning, and that there is none.
+	from, next []byte
+}
+
+type revived struct {
+	key      leaseKey
+	old, now fate
+	order    keyed
+}
+
+// read collects the next page.
+func (r *revival) read(tx *bolt.Tx) error {
+	q := r.q
+	r.list, r.next = r.list[:0], nil
+	q.mu.Lock()
+	r.lane = q.lanes[r.id]
+	gone := r.lane != nil && r.lane.dropped
+	q.mu.Unlock()
+	if gone {
+		return refuse(queue.ErrGone)
 	}
-	var l *lane
-	var list []revived
-	err = q.do(ctx, &operation{
-		write: func(tx *bolt.Tx, st *stage) error {
-			q.mu.Lock()
-			l = q.lanes[id]
-			gone := l != nil && l.dropped
-			q.mu.Unlock()
-			if gone {
-				return refuse(queue.ErrGone)
-			}
-			if l == nil {
-				return nil
-			}
-			prefix := string(key32(l.number))
-			c := tx.Bucket(bucketDied).Cursor()
-			seek := from
-			if seek == nil {
-				seek = []byte(prefix)
-			}
-			seen := 0
-			k, _ := c.Seek(seek)
-			for ; len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
-				if seen++; seen > pageRecords {
-					next = slices.Clone(k)
-					break
-				}
-				_, _, seq, _ := parseLaneTime(k)
-				key := leaseKey{seq, l.number}
-				f, err := decodeFate(tx.Bucket(bucketFate).Get(keySeqLane(seq, l.number)))
-				if err != nil {
-					return fmt.Errorf("delivery %d/%d: %w", seq, l.number, err)
-				}
-				if f.state == fateDead {
-					list = append(list, revived{key, f, fate{state: fateRetrying, attempts: f.attempts, at: st.nowMs}})
-				}
-			}
-			for _, r := range list {
-				if err := replaceFate(tx, r.key, r.old, r.now, !q.retains(r.key.seq)); err != nil {
-					return err
-				}
-			}
+	if r.lane == nil {
+		return nil
+	}
+	started := time.Now()
+	prefix := string(key32(r.lane.number))
+	seek := r.from
+	if seek == nil {
+		seek = []byte(prefix)
+	}
+	reader := eventReader{tx: tx}
+	c := tx.Bucket(bucketDied).Cursor()
+	for k, _ := c.Seek(seek); len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
+		_, ms, seq, _ := parseLaneTime(k)
+		if ms > r.startMs {
+			return nil // it died meanwhile
+		}
+		if len(r.list) >= pageRecords || time.Since(started) > viewBudget {
+			r.next = slices.Clone(k)
 			return nil
-		},
-		after: func(st *stage) {
-			for _, r := range list {
-				q.revive(l, r.key, r.old, r.now)
+		}
+		key := leaseKey{seq, r.lane.number}
+		f, ok, err := readFate(tx, key)
+		if err == nil && !ok {
+			err = fmt.Errorf("delivery %d/%d: %w: its record is missing", seq, r.lane.number, errDamaged)
+		}
+		if err != nil {
+			return err
+		}
+		if wanted, err := r.wants(tx, &reader, seq, f); err != nil || !wanted {
+			if err != nil {
+				return err
 			}
-			if l != nil {
-				q.place(l, st.nowMs)
-			}
-		},
-	})
-	if err != nil {
-		return 0, nil, err
+			continue
+		}
+		r.list = append(r.list, revived{key: key, old: f})
 	}
-	return len(list), next, nil
+	return nil
+}
+
+// wants says whether the selection names a delivery.
+func (r *revival) wants(tx *bolt.Tx, reader *eventReader, seq uint64, f fate) (bool, error) {
+	s := &r.s
+	if f.state != fateDead || s.Reason != "" && f.reason != s.Reason {
+		return false, nil
+	}
+	if s.EventType == "" && s.Since.IsZero() && s.Until.IsZero() {
+		return true, nil
+	}
+	ev, err := lookUp(tx, reader, r.q.segmentFirst(seq), seq)
+	if ev == nil || err != nil {
+		return false, err
+	}
+	return (s.EventType == "" || ev.Type == s.EventType) &&
+		(s.Since.IsZero() || !ev.AcceptedAt.Before(s.Since)) && (s.Until.IsZero() || ev.AcceptedAt.Before(s.Until)), nil
+}
+
+func (r *revival) write(tx *bolt.Tx, st *stage) error {
+	if err := r.read(tx); err != nil {
+		return err
+	}
+	for i := range r.list {
+		x := &r.list[i]
+		x.now = fate{state: fateRetrying, attempts: x.old.attempts, at: st.nowMs}
+		if r.s.Rate > 0 {
+			// Each has its own moment, so that the rate holds also over a restart.
+			at := float64(r.startMs) + math.Ceil(float64(r.total+i)*1000/r.s.Rate)
+			x.now.at = max(st.nowMs, int64(min(at, math.MaxInt64/2)))
+		}
+		r.q.mu.Lock()
+		segment := r.q.segmentOf(x.key.seq)
+		r.q.mu.Unlock()
+		var err error
+		if x.order, err = r.q.keyFor(tx, r.lane, segment, x.key.seq); err != nil {
+			return err
+		}
+		if err := replaceFate(tx, x.key, x.old, x.now, segment == nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *revival) after(st *stage) {
+	for i := range r.list {
+		x := &r.list[i]
+		r.q.revive(r.lane, x.key, x.old, x.now, x.order)
+	}
+	if r.lane != nil {
+		r.q.place(r.lane, st.nowMs)
+	}
 }

@@ -2,6 +2,7 @@ package boltqueue
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -9,7 +10,7 @@ import (
 	"herald/queue"
 )
 
-// settlement is one on its way to the disk.
+// settlement is that of one delivery on its way to the disk.
 type settlement struct {
 	lane  *lane
 	key   leaseKey
@@ -19,6 +20,8 @@ type settlement struct {
 	state   queue.State
 	due     int64
 	reason  string
+	// batch is all deliveries of the push, when they are to be tried again together.
+	batch []uint64
 	// What was written.
 	fate fate
 	// retried: it was a retry, whose record was replaced.
@@ -31,42 +34,19 @@ func (q *Queue) Settle(ss ...queue.Settlement) {
 		return
 	}
 	nowMs := time.Now().UnixMilli()
-	list := make([]settlement, 0, len(ss))
+	n := 0
+	for i := range ss {
+		n += len(ss[i].Deliveries)
+	}
+	list := make([]settlement, 0, n)
 	q.mu.Lock()
 	for q.unsettled >= q.o.MaxUnsettled && q.running.Load() {
 		q.settledUp.Wait()
 	}
 	for i := range ss {
-		s := &ss[i]
-		l := q.lanes[s.Lane]
-		if l == nil {
-			continue
+		if l := q.lanes[ss[i].Lane]; l != nil {
+			list = q.settlePush(list, l, &ss[i], nowMs)
 		}
-		key := leaseKey{s.Deliveries[0].Seq, l.number}
-		le, ok := q.leases[key]
-		if !ok || le.settling {
-			continue
-		}
-		out := settlement{lane: l, key: key, lease: le, attempt: s.Attempt, state: s.State, reason: s.Reason}
-		switch s.State {
-		case queue.StateDelivered, queue.StateDead, queue.StateDiscarded:
-		case queue.StateRetrying:
-			out.due = nowMs
-			if !s.Due.IsZero() {
-				// Rounded up: a retry is never early.
-				out.due = max(s.Due.Add(time.Millisecond-1).UnixMilli(), 1)
-			}
-		default: // given back
-			if s.Attempt == nil {
-				q.unlease(&pick{lane: l, key: key, lease: le}, true)
-				continue
-			}
-			// It has been tried, so it is no longer one that waits for its first attempt.
-			out.state, out.due = queue.StatePending, nowMs
-		}
-		le.settling = true
-		q.leases[key] = le
-		list = append(list, out)
 	}
 	q.unsettled += len(list)
 	q.mu.Unlock()
@@ -75,22 +55,72 @@ func (q *Queue) Settle(ss ...queue.Settlement) {
 	}
 }
 
+// settlePush appends the settlements of the deliveries of a push that are leased. The lock is held.
+func (q *Queue) settlePush(list []settlement, l *lane, s *queue.Settlement, nowMs int64) []settlement {
+	out := settlement{lane: l, attempt: s.Attempt, state: s.State, reason: s.Reason}
+	switch s.State {
+	case queue.StateDelivered, queue.StateDead, queue.StateDiscarded:
+	case queue.StateRetrying:
+		out.due = nowMs
+		if !s.Due.IsZero() {
+			// Rounded up: a retry is never early.
+			out.due = max(s.Due.Add(time.Millisecond-1).UnixMilli(), 1)
+		}
+	default: // given back
+		// What has been tried is no longer one that waits for its first attempt.
+		out.state, out.due = queue.StatePending, nowMs
+	}
+	from := len(list)
+	for i := range s.Deliveries {
+		out.key = leaseKey{s.Deliveries[i].Seq, l.number}
+		le, ok := q.leases[out.key]
+		switch {
+		case !ok || le.settling:
+			continue
+		case out.state == queue.StatePending && s.Attempt == nil:
+			q.unlease(l, out.key.seq, le, true)
+			continue
+		}
+		le.settling = true
+		q.leases[out.key] = le
+		out.lease = le
+		list = append(list, out)
+	}
+	if push := list[from:]; out.due != 0 && len(push) > 1 && !s.Dissolve {
+		seqs := make([]uint64, len(push))
+		for i := range push {
+			seqs[i] = push[i].key.seq
+		}
+		slices.Sort(seqs)
+		for i := range push {
+			push[i].batch = seqs
+		}
+	}
+	return list
+}
+
 // settleOne writes what became of one delivery.
 func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 	q.mu.Lock()
 	dropped := s.lane.dropped
+	reason := queue.ReasonUnsubscribed
+	if q.leases[s.key].doomed {
+		dropped, reason = true, s.lane.floorReason
+	}
 	segment := q.segmentOf(s.key.seq)
 	q.mu.Unlock()
-	key := keySeqLane(s.key.seq, s.key.lane)
-	fates := tx.Bucket(bucketFate)
 	f := fate{}
 	if !s.lease.fresh {
+		var ok bool
 		var err error
-		if f, err = decodeFate(fates.Get(key)); err != nil {
-			return fmt.Errorf("delivery %d/%d: %w", s.key.seq, s.key.lane, err)
+		if f, ok, err = readFate(tx, s.key); err == nil && !ok {
+			err = fmt.Errorf("delivery %d/%d: %w: its record is missing", s.key.seq, s.key.lane, errDamaged)
+		}
+		if err != nil {
+			return err
 		}
 		if s.retried = f.state == fateRetrying; s.retried {
-			if err := tx.Bucket(bucketDue).Delete(keyLaneTime(s.key.lane, f.at, s.key.seq)); err != nil {
+			if err := unwait(tx, s.key, f); err != nil {
 				return err
 			}
 		}
@@ -99,16 +129,16 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 		f.attempts++
 		st.log = append(st.log, entry{s.key.seq, s.key.lane, trimAttempt(*s.attempt, f.attempts)})
 	}
-	f.at, f.reason = st.nowMs, ""
+	f.at, f.reason, f.batch = st.nowMs, "", 0
 	switch {
 	case s.state == queue.StateDelivered:
 		f.state = fateDelivered
 	case dropped:
 		if s.lease.fresh {
 			s.fate = fate{state: fateDiscarded}
-			return nil // an unset bit of a dropped lane says discarded
+			return nil // an unset bit says discarded
 		}
-		f.state, f.reason = fateDiscarded, queue.ReasonUnsubscribed
+		f.state, f.reason = fateDiscarded, reason
 	case s.state == queue.StateDead:
 		f.state, f.reason = fateDead, s.reason
 	case s.state == queue.StateDiscarded:
@@ -117,6 +147,14 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 		f.state, f.at = fateRetrying, s.due
 		if s.attempt != nil && s.state == queue.StateRetrying {
 			f.retries++
+		}
+		if len(s.batch) > 0 {
+			f.batch = s.batch[0]
+			if f.batch == s.key.seq {
+				if err := tx.Bucket(bucketBatch).Put(keySeqLane(s.key.seq, s.key.lane), encodeBatch(s.batch[0], s.batch[1:])); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	s.fate = f
@@ -129,10 +167,23 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 	return putFate(tx, s.key, f, segment == nil)
 }
 
+// unwait takes a retry out of the order of its lane's retries, and its batch's record with the first of it.
+func unwait(tx *bolt.Tx, key leaseKey, f fate) error {
+	if !f.waits(key.seq) {
+		return nil
+	}
+	if f.batch != 0 {
+		if err := tx.Bucket(bucketBatch).Delete(keySeqLane(key.seq, key.lane)); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketDue).Delete(keyLaneTime(key.lane, f.at, key.seq))
+}
+
 // putFate writes a fate and its entry in the index it belongs to.
 func putFate(tx *bolt.Tx, key leaseKey, f fate, orphan bool) error {
 	switch {
-	case f.state == fateRetrying:
+	case f.waits(key.seq):
 		if err := tx.Bucket(bucketDue).Put(keyLaneTime(key.lane, f.at, key.seq), nil); err != nil {
 			return err
 		}
@@ -146,8 +197,11 @@ func putFate(tx *bolt.Tx, key leaseKey, f fate, orphan bool) error {
 
 // finish brings memory up to date with a settlement that is on disk. The lock is held.
 func (q *Queue) finish(st *stage, s *settlement) {
-	delete(q.leases, s.key)
 	l, f := s.lane, s.fate
+	doomed := q.leases[s.key].doomed
+	delete(q.leases, s.key)
+	l.leased--
+	l.ord.release(s.lease.key)
 	segment := q.segmentOf(s.key.seq)
 	if segment != nil {
 		segment.leased--
@@ -161,6 +215,9 @@ func (q *Queue) finish(st *stage, s *settlement) {
 	if s.retried {
 		l.addRetrying(q, -1)
 	}
+	if doomed && l.converting {
+		q.convert(l) // it may have been the last
+	}
 	if f.state == fateRetrying {
 		l.addRetrying(q, 1)
 		l.retryVersion++
@@ -168,7 +225,7 @@ func (q *Queue) finish(st *stage, s *settlement) {
 			q.convert(l) // dropped by the same commit
 			return
 		}
-		l.insertRetry(retryRef{f.at, s.key.seq})
+		q.waitFor(l, s.key.seq, f.at, s.lease.key, f.batch)
 		q.place(l, st.nowMs)
 		return
 	}
