@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -30,6 +31,7 @@ type child struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the process has ended
 	err    error         // how it ended; to be read after done
+	asked  atomic.Bool   // it was told to end
 	tail   *tail
 	wg     sync.WaitGroup
 }
@@ -70,8 +72,36 @@ func startChild(ctx context.Context, name string, args, env []string, out io.Wri
 
 // stop ends the process, gently first, and returns when it is gone. It may be called more than once.
 func (c *child) stop() {
+	c.asked.Store(true)
 	c.cancel()
 	c.wg.Wait()
+}
+
+// end makes the process end, in good order or by a kill, and returns how long that took. It fails when the
+// process does not end within the limit, or not in good order though it was let.
+func (c *child) end(ctx context.Context, kill bool, limit time.Duration) (time.Duration, error) {
+	c.asked.Store(true)
+	signal := os.Signal(syscall.SIGTERM)
+	if kill {
+		signal = os.Kill
+	}
+	begin := time.Now()
+	if err := c.cmd.Process.Signal(signal); err != nil {
+		return 0, fmt.Errorf("end %s: %w", c.name, err)
+	}
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-c.done:
+	case <-t.C:
+		return 0, fmt.Errorf("%s did not end within %v after it was told to%s", c.name, limit, c.tail.quote())
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+	if !kill && c.err != nil {
+		return 0, fmt.Errorf("%s did not end in good order: %w%s", c.name, c.err, c.tail.quote())
+	}
+	return time.Since(begin), nil
 }
 
 // ended describes a process that ended by itself.

@@ -10,28 +10,29 @@
 package bench
 
 import (
-	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
 const (
 	maxFanOut    = 1000
+	maxRecords   = 1000 // of a push, by the daemon's contract
 	maxProducers = 4096
 	maxBatch     = 10000
 	maxRequest   = 64 << 20 // one request
 	maxRequests  = 1 << 30  // the requests of all producers together, which are held in memory
+
+	// The scenarios are bounded by what one machine bears: two ports for three bad subscriptions, and the ledger.
+	maxBad        = 1000
+	maxBadPending = 1_000_000
+	maxBacklog    = 20_000_000
 
 	settleInterval = 50 * time.Millisecond
 	settleLimit    = 3 * time.Second
@@ -42,28 +43,59 @@ const (
 // fields set as Validate describes; the defaults in the tags are the parser's.
 type Command struct {
 	Events   int64         `help:"Events to send." default:"20000"`
-	Duration time.Duration `help:"Send for this long instead of a number of events." placeholder:"DURATION"`
+	Duration time.Duration `help:"Send for this long instead of a number of events. With --bad and --backlog: for each stretch of load; 20s and 10s when not given." placeholder:"DURATION"`
 	WarmUp   int64         `help:"Events sent, and awaited, before the measurement begins." default:"1000"`
 
 	Size      int     `help:"Size of an event's data in bytes." default:"1024"`
 	FanOut    int     `help:"Subscriptions, and receivers, for each event." default:"1"`
 	Producers int     `help:"Connections that post events." default:"96"`
 	Batch     int     `help:"Events in one request." default:"1"`
-	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes." default:"0"`
+	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes. With --bad and --backlog: of the paced stretches, 0 for 200." default:"0"`
 	IDs       bool    `name:"ids" help:"Give the events ids instead of taking the daemon's."`
+
+	Records int           `help:"Most records in one push (numberOfRecords of the subscriptions)." default:"1"`
+	MaxWait time.Duration `help:"How long a push may wait to fill up to --records (maxWaitSeconds)." default:"50ms"`
 
 	ReceiverLatency time.Duration `help:"How long a receiver takes to answer." default:"0s"`
 	Failing         float64       `help:"Share of the receivers that answer 500 (0 to 1)." default:"0"`
 	Hanging         float64       `help:"Share of the receivers that never answer (0 to 1)." default:"0"`
 	Grace           time.Duration `help:"How long nothing may arrive until what is missing counts as lost." default:"30s"`
 
+	Bad        int   `help:"Measure isolation: a healthy subscription alone, then beside so many that hang, as many that refuse connections and as many that answer 500, then alone again." default:"0" placeholder:"N"`
+	BadPending int64 `help:"Events that wait for each of the --bad subscriptions." default:"2000"`
+	Backlog    int64 `help:"Measure a backlog: so many events for a subscription that is down, the load beside it, memory, and starting again." default:"0" placeholder:"N"`
+	NoDrain    bool  `help:"Do not deliver the backlog at the end to account for every event of it; only count it."`
+	Kill       bool  `help:"Kill the daemon in the midst of the bad subscriptions, or of filling the backlog, and account for everything it had acknowledged."`
+
 	Dir        string `help:"Directory in which the temporary data directory is made: the disk that is measured." type:"path" placeholder:"DIR"`
 	Keep       bool   `help:"Keep the temporary directory and print its path."`
 	NoCeilings bool   `help:"Do not measure what the machine reaches without queue and disk."`
 	JSON       bool   `name:"json" help:"Print the report as JSON."`
-	CPUProfile string `name:"cpuprofile" help:"Write a processor profile of the daemon to this file; needs --duration." type:"path" placeholder:"FILE"`
+	CPUProfile string `name:"cpuprofile" help:"Write a processor profile of the daemon to this file; needs --duration, --bad or --backlog." type:"path" placeholder:"FILE"`
 
 	spacedProbes int // 0 for the default; fewer make the tests shorter
+}
+
+// Help is shown below the summary of the command.
+func (Command) Help() string {
+	return `The real daemon is started as a child on a temporary directory, loaded over HTTP, and its pushes are received and checked here; every acknowledged event is accounted for. Nothing leaves this machine.
+
+One stretch of load (the default):
+
+    herald bench                              the rate of single requests
+    herald bench --rate 200 --events 2000     latency at a given rate
+    herald bench --batch 100 --records 100    many events in a request, and in a push
+    herald bench --fan-out 10                 one event for many subscriptions
+
+Isolation: what bad subscriptions cost a healthy one. It is measured alone, beside the bad ones and alone again, each at --rate and as fast as it goes; 'beside' is set against the mean of both times alone:
+
+    herald bench --bad 50
+
+Backlog: what a million waiting events cost the others, how much memory they take, and how soon the daemon is back after a stop and after a kill, with a warm and with a cold page cache:
+
+    herald bench --backlog 1000000 --records 100
+
+Add --kill to either to have the daemon killed in the middle. Exit code 1: an event was lost or a push was wrong.`
 }
 
 // Validate checks the flags; its error names the flag and what would be right. The command line calls it
@@ -103,6 +135,14 @@ func (c *Command) Validate() error {
 	if c.ReceiverLatency < 0 || c.ReceiverLatency > time.Minute {
 		bad("--receiver-latency must be between 0 and 1m")
 	}
+	if c.Records < 1 || c.Records > maxRecords {
+		bad("--records must be between 1 and %d", maxRecords)
+	} else if int64(c.Records)*int64(c.Size+recordOverhead) > maxRequest {
+		bad("--records times --size must not exceed %d bytes", maxRequest)
+	}
+	if c.MaxWait < 0 || c.MaxWait > time.Hour {
+		bad("--max-wait must be between 0 and 1h")
+	}
 	if c.Grace < time.Second || c.Grace > time.Hour {
 		bad("--grace must be between 1s and 1h")
 	}
@@ -111,11 +151,40 @@ func (c *Command) Validate() error {
 	} else if n := c.receiverCounts(); n[healthy] < 1 && c.FanOut >= 1 {
 		bad("--failing and --hanging leave no healthy receiver of %d: raise --fan-out", c.FanOut)
 	}
-	if c.CPUProfile != "" && c.Duration == 0 {
-		bad("--cpuprofile needs --duration")
+	if c.CPUProfile != "" && c.Duration == 0 && !c.scenario() {
+		bad("--cpuprofile needs --duration, --bad or --backlog")
 	}
+	c.validateScenario(bad)
 	return sentence(errs)
 }
+
+// validateScenario checks the flags of isolation and backlog.
+func (c *Command) validateScenario(bad func(format string, args ...any)) {
+	if c.Bad < 0 || c.Bad > maxBad {
+		bad("--bad must be between 0 and %d", maxBad)
+	}
+	if c.Bad > 0 && (c.BadPending < 1 || c.BadPending > maxBadPending) {
+		bad("--bad-pending must be between 1 and %d", maxBadPending)
+	}
+	if c.Backlog < 0 || c.Backlog > maxBacklog {
+		bad("--backlog must be between 0 and %d", maxBacklog)
+	}
+	if c.Bad > 0 && c.Backlog > 0 {
+		bad("--bad and --backlog are two measurements: give one of them")
+	}
+	if c.scenario() && (c.Failing > 0 || c.Hanging > 0) {
+		bad("--failing and --hanging are for runs without --bad and --backlog, which bring their own")
+	}
+	if c.Kill && !c.scenario() {
+		bad("--kill needs --bad or --backlog")
+	}
+	if c.NoDrain && c.Backlog == 0 {
+		bad("--no-drain needs --backlog")
+	}
+}
+
+// scenario tells whether more than one stretch of load is measured.
+func (c *Command) scenario() bool { return c.Bad > 0 || c.Backlog > 0 }
 
 // sentence joins errors on one line; it is nil for none.
 func sentence(errs []error) error {
@@ -197,271 +266,3 @@ func (c *Command) Run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	return report.problem()
 }
 
-// load returns a run of the generator with the command's shape.
-func (c *Command) load(addr, token string, data []byte) *load {
-	events := c.Events
-	if c.Duration > 0 {
-		events = 0
-	}
-	return &load{
-		shape:     requestShape{host: addr, path: "/events", token: token, data: data},
-		producers: c.Producers,
-		batch:     c.Batch,
-		rate:      c.Rate,
-		events:    events,
-		duration:  c.Duration,
-	}
-}
-
-// withCeilings tells whether a ratio to the machine's ceilings means anything: only for a daemon that is
-// driven as fast as it goes, with all its receivers taking part.
-func (c *Command) withCeilings() bool {
-	return !c.NoCeilings && c.Rate == 0 && c.Failing == 0 && c.Hanging == 0
-}
-
-// run is one benchmark in progress.
-type run struct {
-	*Command
-	dir      string
-	data     []byte
-	progress *progress
-	rs       *receivers
-	server   *server
-	idPrefix string
-}
-
-// measure does everything in order and returns the report.
-func (r *run) measure(ctx context.Context) (*Report, error) {
-	report := &Report{Options: r.options(), Machine: thisMachine()}
-	var err error
-	r.progress.say("measuring the disk")
-	if report.Disk, err = probeDisk(ctx, r.dir, cmp.Or(r.spacedProbes, probeSpaced)); err != nil {
-		return nil, err
-	}
-	if r.rs, err = openReceivers(ctx, r.receiverCounts(), r.ReceiverLatency, r.data); err != nil {
-		return nil, err
-	}
-	defer r.rs.close()
-
-	var bare ceilings
-	if r.withCeilings() {
-		r.progress.say("measuring the ceilings")
-		if err := bare.measure(ctx, r.Command, r.data, r.rs); err != nil {
-			return nil, err
-		}
-	}
-	if err := r.path(ctx, report); err != nil {
-		return nil, err
-	}
-	if r.withCeilings() {
-		r.progress.say("measuring the ceilings again")
-		if err := bare.measure(ctx, r.Command, r.data, r.rs); err != nil {
-			return nil, err
-		}
-		ingest, deliver := bare.rates()
-		report.Ceilings = newCeilings(ingest, deliver, len(r.rs.healthy), report.EventsPerSecond)
-	}
-	return report, nil
-}
-
-// path measures the whole path through a daemon of its own, which has ended when it returns.
-func (r *run) path(ctx context.Context, report *Report) (err error) {
-	outer := ctx
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	r.progress.say("starting the daemon")
-	if r.server, err = startServer(ctx, r.dir, r.Command); err != nil {
-		return err
-	}
-	defer r.server.stop()
-	defer func() {
-		switch {
-		case err == nil:
-		case outer.Err() != nil:
-			// The end of the daemon is then a consequence, or has the same cause: an interrupt from a terminal
-			// goes to both.
-			err = context.Cause(outer)
-		default:
-			err = r.server.child.explain(err)
-		}
-	}()
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	ended := make(chan struct{})
-	defer close(ended)
-	watch.Go(func() {
-		select {
-		case <-r.server.child.done:
-			cancel(r.server.child.ended())
-		case <-ended:
-		}
-	})
-	for _, rc := range r.rs.all {
-		if err := r.server.subscribe(ctx, rc); err != nil {
-			return err
-		}
-	}
-	idle, err := usageOf("/proc", r.server.child.cmd.Process.Pid)
-	if err != nil {
-		return err
-	}
-	report.setIdle(idle)
-
-	if r.IDs {
-		r.idPrefix = "bench-" + strings.ToLower(rand.Text()[:8]) + "-"
-	}
-	if r.WarmUp > 0 {
-		if err := r.warmUp(ctx); err != nil {
-			return err
-		}
-	}
-	return r.phase(ctx, report)
-}
-
-// warmUp sends events as fast as it goes and waits until they have arrived: connections are open, buffers
-// grown, files preallocated.
-func (r *run) warmUp(ctx context.Context) error {
-	book := newLedger(0, len(r.rs.healthy), time.Now())
-	l := r.newLoad(book, 0)
-	l.events, l.rate = r.WarmUp, 0
-	r.rs.keep(book)
-	r.progress.say("warming up")
-	if _, err := l.run(ctx); err != nil {
-		return err
-	}
-	if err := r.arrivals(ctx, book, l); err != nil {
-		return err
-	}
-	if err := book.audit(l.next.Load()).problem(); err != nil {
-		return fmt.Errorf("warming up: %w", err)
-	}
-	return nil
-}
-
-func (r *run) newLoad(book *ledger, base int64) *load {
-	l := r.load(r.server.addr, r.server.token, r.data)
-	l.shape.idPrefix, l.book, l.base = r.idPrefix, book, base
-	return l
-}
-
-// sample is what is read before and after the measured phase.
-type sample struct {
-	daemon  usage
-	at      time.Time
-	self    time.Duration // processor time of generator and receivers
-	machine time.Duration // and of everything on the machine
-	commits int64
-	pushes  [3]int64
-}
-
-func (r *run) sample(ctx context.Context) (s sample, err error) {
-	if s.daemon, err = usageOf("/proc", r.server.child.cmd.Process.Pid); err != nil {
-		return s, err
-	}
-	self, err := usageOf("/proc", os.Getpid())
-	if err != nil {
-		return s, err
-	}
-	s.self, s.at = self.CPU, time.Now()
-	if s.machine, err = machineBusy("/proc"); err != nil {
-		return s, err
-	}
-	for kind := range s.pushes {
-		s.pushes[kind] = r.rs.sum(behaviour(kind), func(r *receiver) *atomic.Int64 { return &r.pushes })
-	}
-	s.commits, err = r.server.commits(ctx)
-	return s, err
-}
-
-// phase is the measured part.
-func (r *run) phase(ctx context.Context, report *Report) error {
-	// Numbers go on after those of the warm-up, whose repeats are strays here and not mistaken for events.
-	book := newLedger(r.WarmUp, len(r.rs.healthy), time.Now())
-	l := r.newLoad(book, r.WarmUp)
-	r.rs.keep(book)
-	before, err := r.sample(ctx)
-	if err != nil {
-		return err
-	}
-	var begin int64
-	l.begun = func() { begin = book.now() }
-	var profiling sync.WaitGroup
-	var profileErr error
-	if r.CPUProfile != "" {
-		profiling.Go(func() { profileErr = r.server.profile(ctx, r.CPUProfile, r.Duration) })
-	}
-	r.progress.follow(book, l, len(r.rs.healthy))
-	sent, err := l.run(ctx)
-	if err == nil {
-		err = r.arrivals(ctx, book, l)
-	}
-	profiling.Wait()
-	if err = errors.Join(err, profileErr); err != nil {
-		return err
-	}
-	busy, err := r.server.commits(ctx)
-	if err != nil {
-		return err
-	}
-	measured := time.Duration(book.now() - begin)
-	r.progress.say("waiting for the last outcomes")
-	after, err := r.settled(ctx)
-	if err != nil {
-		return err
-	}
-	report.account(outcome{
-		load: l, book: book, sent: sent, audit: book.audit(r.WarmUp + sent.issued),
-		wall:   time.Duration(book.last.Load() - begin),
-		before: before, after: after, busyCommits: busy, busyTime: measured, receivers: r.rs,
-	})
-	return nil
-}
-
-// arrivals waits until every acknowledged event has arrived everywhere, or nothing has arrived for the
-// time of grace.
-func (r *run) arrivals(ctx context.Context, book *ledger, l *load) error {
-	tick := time.NewTicker(arrivalCheck)
-	defer tick.Stop()
-	seen, since := int64(-1), time.Now()
-	for {
-		n := book.delivered.Load()
-		if book.completed.Load() >= l.acked.Load() {
-			return nil
-		}
-		if n != seen {
-			seen, since = n, time.Now()
-		} else if time.Since(since) >= r.Grace {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// settled waits until the daemon commits no more, so that the outcomes of the last pushes are in the
-// figures, and reads them. With failing receivers it never rests; then the limit ends the wait.
-func (r *run) settled(ctx context.Context) (sample, error) {
-	tick := time.NewTicker(settleInterval)
-	defer tick.Stop()
-	last := int64(-2)
-	for begin := time.Now(); ; {
-		s, err := r.sample(ctx)
-		if err != nil || s.commits == last || time.Since(begin) > settleLimit {
-			return s, err
-		}
-		last = s.commits
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return s, context.Cause(ctx)
-		}
-	}
-}
-
-// thisMachine describes where the figures come from.
-func thisMachine() Machine {
-	return Machine{OS: runtime.GOOS, Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Go: runtime.Version()}
-}

@@ -265,7 +265,7 @@ func TestRunKeeps(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	t.Parallel()
-	good := Command{Events: 1, Size: 64, FanOut: 1, Producers: 1, Batch: 1, Grace: time.Second}
+	good := Command{Events: 1, Size: 64, FanOut: 1, Producers: 1, Batch: 1, Records: 1, Grace: time.Second}
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}

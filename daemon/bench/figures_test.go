@@ -28,7 +28,7 @@ func TestUsage(t *testing.T) {
 	const (
 		stat   = "42 (a (b) c) S 1 42 42 0 -1 4194560 2000 0 7 0 120 34 5 6 20 0 9 0 100 1000000 500 1844\n"
 		counts = "rchar: 1\nwchar: 4096\nsyscr: 3\nsyscw: 4\nread_bytes: 5\nwrite_bytes: 8192\ncancelled_write_bytes: 7\n"
-		status = "Name:\therald\nVmPeak:\t  900 kB\nVmHWM:\t   80 kB\nVmRSS:\t   50 kB\nThreads:\t9\n"
+		status = "Name:\therald\nVmPeak:\t  900 kB\nVmHWM:\t   80 kB\nVmRSS:\t   50 kB\nRssAnon:\t   30 kB\nRssFile:\t   19 kB\nRssShmem:\t    1 kB\nThreads:\t9\n"
 	)
 	for name, test := range map[string]struct {
 		files map[string]string
@@ -37,7 +37,7 @@ func TestUsage(t *testing.T) {
 	}{
 		"all": {
 			map[string]string{"stat": stat, "io": counts, "status": status},
-			usage{CPU: 1540 * time.Millisecond, Written: 4096, DiskBytes: 8192, RSS: 50 << 10, PeakRSS: 80 << 10},
+			usage{CPU: 1540 * time.Millisecond, Written: 4096, DiskBytes: 8192, RSS: 50 << 10, RSSAnon: 30 << 10, RSSFile: 19 << 10, PeakRSS: 80 << 10},
 			false,
 		},
 		"none":          {nil, unknownUsage, false},
@@ -242,13 +242,14 @@ func TestReportProblems(t *testing.T) {
 		report Report
 		want   error
 	}{
-		"well":          {Report{Deliveries: 9, Verified: 1, Duplicated: 4, Strays: 2}, nil},
-		"lost":          {Report{Deliveries: 9, Verified: 1, Lost: 1}, ErrLost},
-		"misidentified": {Report{Deliveries: 9, Verified: 1, Misidentified: 1}, ErrWrong},
-		"alien":         {Report{Deliveries: 9, Verified: 1, Alien: 1}, ErrWrong},
-		"forged":        {Report{Deliveries: 9, Verified: 1, Forged: 1}, ErrWrong},
-		"corrupted":     {Report{Deliveries: 9, Verified: 1, Corrupted: 1}, ErrWrong},
-		"broken":        {Report{Deliveries: 9, Verified: 1, Broken: 1}, ErrWrong},
+		"well":          {Report{Deliveries: 9, Findings: Findings{Verified: 1, Duplicated: 4, Strays: 2}}, nil},
+		"lost":          {Report{Deliveries: 9, Findings: Findings{Verified: 1, Lost: 1}}, ErrLost},
+		"misidentified": {Report{Deliveries: 9, Findings: Findings{Verified: 1, Misidentified: 1}}, ErrWrong},
+		"alien":         {Report{Deliveries: 9, Findings: Findings{Verified: 1, Alien: 1}}, ErrWrong},
+		"forged":        {Report{Deliveries: 9, Findings: Findings{Verified: 1, Forged: 1}}, ErrWrong},
+		"corrupted":     {Report{Deliveries: 9, Findings: Findings{Verified: 1, Corrupted: 1}}, ErrWrong},
+		"broken":        {Report{Deliveries: 9, Findings: Findings{Verified: 1, Broken: 1}}, ErrWrong},
+		"miscounted":    {Report{Deliveries: 9, Findings: Findings{Verified: 1, Miscounted: 1}}, ErrWrong},
 		"unverified":    {Report{Deliveries: 9}, ErrWrong},
 	} {
 		if err := test.report.problem(); !errors.Is(err, test.want) {

@@ -15,6 +15,8 @@ const (
 	// taken: the generator wants to know soon when the daemon takes events again.
 	refusalWait    = 20 * time.Millisecond
 	maxRefusalWait = time.Second
+	// resendLimit is how long a request whose connection breaks is sent again: until a killed daemon is back.
+	resendLimit = 2 * time.Minute
 )
 
 // load is one run of the generator: a number of producers, each with a connection of its own, that post
@@ -28,11 +30,13 @@ type load struct {
 	duration  time.Duration // how long to send when events is 0
 	book      *ledger       // nil: answers are only counted
 	base      int64         // first sequence number
+	resend    bool          // send a request again whose connection broke; its events need ids of their own
 	begun     func()        // called when all connections are there, right before the first request
 
 	next     atomic.Int64 // events handed out
 	acked    atomic.Int64
 	refused  atomic.Int64 // 503 and 429 answers
+	resent   atomic.Int64 // requests sent again because their connection broke
 	acks     histogram    // request start to answer; in an open loop from the intended start
 	lateness histogram    // open loop: how late the generator itself began a request
 }
@@ -188,10 +192,17 @@ func (p *producer) send(ctx context.Context, t task) error {
 			}
 		}
 	}
-	for {
+	for first := time.Now(); ; {
 		m, err := p.conn.do(ctx, req.bytes)
 		if err != nil {
-			return fmt.Errorf("publish: %w", err)
+			if !l.resend || ctx.Err() != nil || time.Since(first) > resendLimit {
+				return fmt.Errorf("publish: %w", err)
+			}
+			l.resent.Add(1)
+			if err := pause(ctx, refusalWait); err != nil {
+				return err
+			}
+			continue
 		}
 		switch m.status {
 		case 202:
@@ -200,16 +211,24 @@ func (p *producer) send(ctx context.Context, t task) error {
 			return p.note(m.body, t)
 		case 429, 503:
 			l.refused.Add(1)
-			wait := time.NewTimer(waitOf(m.retryAfter))
-			select {
-			case <-wait.C:
-			case <-ctx.Done():
-				wait.Stop()
-				return context.Cause(ctx)
+			if err := pause(ctx, waitOf(m.retryAfter)); err != nil {
+				return err
 			}
 		default:
 			return fmt.Errorf("publish: the daemon answered %d: %s", m.status, excerpt(m.body))
 		}
+	}
+}
+
+// pause waits, and returns why the context ended if it does before.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strconv"
 )
@@ -116,6 +117,7 @@ type request struct {
 // requestShape is what the requests of one run have in common.
 type requestShape struct {
 	host, path, token string
+	kind              string // type of the events, eventType unless it says otherwise
 	data              []byte // from buildData
 	idPrefix          string // non-empty: events carry an id of this prefix and the sequence number
 }
@@ -138,7 +140,7 @@ func (s requestShape) build(n int, array bool) *request {
 			r.places[i] = append(r.places[i], len(body))
 			body = append(append(body, zeros...), `",`...)
 		}
-		body = append(body, `"type":"`+eventType+`","data":`...)
+		body = append(body, `"type":"`+cmp.Or(s.kind, eventType)+`","data":`...)
 		r.places[i] = append(r.places[i], len(body)+1+len(sequenceName))
 		body = append(append(body, s.data...), '}')
 	}

@@ -21,10 +21,12 @@ type usage struct {
 	Written   int64         // bytes passed to write calls, sockets included
 	DiskBytes int64         // bytes caused to be written to a block device
 	RSS       int64         // resident now, bytes
+	RSSAnon   int64         // of RSS, the process's own: heap, stacks
+	RSSFile   int64         // of RSS, pages of mapped files, which the kernel takes back when it needs them
 	PeakRSS   int64         // resident at most since the start, bytes
 }
 
-var unknownUsage = usage{CPU: -1, Written: -1, DiskBytes: -1, RSS: -1, PeakRSS: -1}
+var unknownUsage = usage{CPU: -1, Written: -1, DiskBytes: -1, RSS: -1, RSSAnon: -1, RSSFile: -1, PeakRSS: -1}
 
 // usageOf reads the counters of a process below root, which is /proc. What is not there or not readable
 // stays unknown; what is there but not understood is an error.
@@ -113,8 +115,10 @@ func parseIO(b []byte, u *usage) error {
 // parseStatus reads the resident sizes of proc_pid_status(5), which are in KiB.
 func parseStatus(b []byte, u *usage) error {
 	return parseLines(b, map[string]func(int64){
-		"VmRSS": func(n int64) { u.RSS = n << 10 },
-		"VmHWM": func(n int64) { u.PeakRSS = n << 10 },
+		"VmRSS":   func(n int64) { u.RSS = n << 10 },
+		"RssAnon": func(n int64) { u.RSSAnon = n << 10 },
+		"RssFile": func(n int64) { u.RSSFile = n << 10 },
+		"VmHWM":   func(n int64) { u.PeakRSS = n << 10 },
 	})
 }
 

@@ -45,8 +45,11 @@ func (p *progress) write(s string) {
 // say shows what is being done.
 func (p *progress) say(what string) { p.line(what + " …") }
 
-// follow shows how far a run is, until the next line.
-func (p *progress) follow(book *ledger, l *load, receivers int) {
+// follow shows how far a load is, after what it is called, until the next line.
+func (p *progress) follow(what string, book *ledger, l *load, receivers int) {
+	if what != "" {
+		what += ": "
+	}
 	p.line("")
 	if p.w == nil {
 		return
@@ -66,7 +69,7 @@ func (p *progress) follow(book *ledger, l *load, receivers int) {
 			if l.events > 0 {
 				goal = fmt.Sprintf(" of %d", l.events)
 			}
-			p.write(fmt.Sprintf("%d%s acknowledged, %d of %d delivered", acked, goal, delivered, acked*int64(receivers)))
+			p.write(fmt.Sprintf("%s%d%s acknowledged, %d of %d delivered", what, acked, goal, delivered, acked*int64(receivers)))
 			select {
 			case <-tick.C:
 			case <-done:

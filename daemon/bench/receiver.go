@@ -28,30 +28,39 @@ const (
 	// verifyEvery is the share of pushes whose signature and content are checked in full: the checks
 	// would otherwise cost as much as the receiver does.
 	verifyEvery = 64
+	// recordOverhead is what the envelope of an event takes at most, in bytes.
+	recordOverhead = 1 << 10
 	// maxReceiverConns bounds the connections of one receiver.
 	maxReceiverConns = 8192
 )
 
+// receiverShape is what the receivers of a run have in common.
+type receiverShape struct {
+	latency time.Duration // how long an answer takes
+	records int           // most records in a push; above 1 every push has the form for several
+	data    []byte        // the payload as it was sent, for the content check
+}
+
 // receiver is one destination of pushes on loopback, on a port of its own like receivers in the field,
 // so that the daemon's connections are pooled for each of them. It costs few microseconds a push.
 type receiver struct {
+	receiverShape
 	index     int // among the healthy ones
 	behaviour behaviour
-	latency   time.Duration
 	maxBody   int
-	data      []byte // the payload as it was sent, for the content check
 	listener  net.Listener
 
 	book   atomic.Pointer[ledger] // nil: count only
 	verify atomic.Pointer[standardwebhooks.Webhook]
 
-	pushes    atomic.Int64 // requests read completely
-	booked    atomic.Int64 // of these, noted in a ledger
-	verified  atomic.Int64 // signatures checked
-	forged    atomic.Int64 // of these, wrong ones
-	corrupted atomic.Int64 // payloads that are not what was sent
-	alien     atomic.Int64 // pushes without the right webhook-id, or that are no event of the benchmark
-	broken    atomic.Int64 // requests that were not HTTP/1.1 or exceeded a limit
+	pushes     atomic.Int64 // requests read completely
+	booked     atomic.Int64 // of these, noted in a ledger
+	verified   atomic.Int64 // signatures checked
+	forged     atomic.Int64 // of these, wrong ones
+	corrupted  atomic.Int64 // payloads that are not what was sent
+	alien      atomic.Int64 // pushes without the right webhook-id, or that are no event of the benchmark
+	miscounted atomic.Int64 // pushes whose numberOfRecords is not their number of records, or too large
+	broken     atomic.Int64 // requests that were not HTTP/1.1 or exceeded a limit
 
 	done  chan struct{}
 	mu    sync.Mutex
@@ -59,19 +68,14 @@ type receiver struct {
 	wg    sync.WaitGroup
 }
 
-// newReceiver listens on a free loopback port; it serves when run is called.
-func newReceiver(ctx context.Context, b behaviour, index int, latency time.Duration, data []byte) (*receiver, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("open receiver: %w", err)
-	}
+// newReceiver returns a receiver for a listener; it serves when run is called.
+func newReceiver(l net.Listener, b behaviour, index int, shape receiverShape) *receiver {
 	return &receiver{
-		index: index, behaviour: b, latency: latency, data: data, listener: l,
-		maxBody: len(data) + 64<<10,
+		receiverShape: shape, index: index, behaviour: b, listener: l,
+		maxBody: max(shape.records, 1)*(len(shape.data)+recordOverhead) + 64<<10,
 		conns:   map[net.Conn]struct{}{},
 		done:    make(chan struct{}),
-	}, nil
+	}
 }
 
 // url is where the receiver takes pushes.
@@ -195,6 +199,10 @@ func (r *receiver) take(m *message) {
 		return
 	}
 	at := book.now()
+	if r.records > 1 {
+		r.takeBatch(book, m, at)
+		return
+	}
 	id, _, ok := nextID(m.body)
 	seq, found := findSequence(m.body)
 	if !ok || !found || !bytes.Equal(id, m.id) {
@@ -207,23 +215,59 @@ func (r *receiver) take(m *message) {
 	}
 }
 
-// check verifies a push as a receiver in the field would, with the library of the Standard Webhooks
-// project, and compares the payload byte for byte.
-func (r *receiver) check(m *message, seq int64) {
-	if v := r.verify.Load(); v != nil {
-		r.verified.Add(1)
-		h := http.Header{}
-		h.Set(standardwebhooks.HeaderWebhookID, string(m.id))
-		h.Set(standardwebhooks.HeaderWebhookTimestamp, string(m.timestamp))
-		h.Set(standardwebhooks.HeaderWebhookSignature, string(m.signature))
-		if v.Verify(m.body, h) != nil {
-			r.forged.Add(1)
-		}
+// takeBatch notes a push of several records, which has an id of its own.
+func (r *receiver) takeBatch(book *ledger, m *message, at int64) {
+	if len(m.id) == 0 {
+		r.alien.Add(1)
+		return
 	}
+	announced, found, ok := eachRecord(m.body, len(r.data), func(rec record) {
+		book.arrive(r.index, rec.seq, at, rec.id)
+	})
+	switch {
+	case !ok:
+		r.alien.Add(1)
+	case announced != int64(found) || found < 1 || found > r.records:
+		r.miscounted.Add(1)
+	}
+	if found == 0 || r.booked.Add(1)%verifyEvery != 1 {
+		return
+	}
+	r.checkSignature(m)
+	want, same := bytes.Clone(r.data), true
+	_, _, _ = eachRecord(m.body, len(r.data), func(rec record) {
+		putSequence(want[1+len(sequenceName):], rec.seq)
+		same = same && bytes.Equal(rec.data, want)
+	})
+	if !same {
+		r.corrupted.Add(1)
+	}
+}
+
+// check verifies a push of one record, and compares the payload byte for byte.
+func (r *receiver) check(m *message, seq int64) {
+	r.checkSignature(m)
 	want := bytes.Clone(r.data)
 	putSequence(want[1+len(sequenceName):], seq)
 	if !bytes.Contains(m.body, want) {
 		r.corrupted.Add(1)
+	}
+}
+
+// checkSignature verifies the whole body as a receiver in the field would, with the library of the Standard
+// Webhooks project.
+func (r *receiver) checkSignature(m *message) {
+	v := r.verify.Load()
+	if v == nil {
+		return
+	}
+	r.verified.Add(1)
+	h := http.Header{}
+	h.Set(standardwebhooks.HeaderWebhookID, string(m.id))
+	h.Set(standardwebhooks.HeaderWebhookTimestamp, string(m.timestamp))
+	h.Set(standardwebhooks.HeaderWebhookSignature, string(m.signature))
+	if v.Verify(m.body, h) != nil {
+		r.forged.Add(1)
 	}
 }
 
@@ -245,23 +289,34 @@ type receivers struct {
 }
 
 // openReceivers opens healthy, failing and hanging receivers and serves them until close.
-func openReceivers(ctx context.Context, counts [3]int, latency time.Duration, data []byte) (*receivers, error) {
+func openReceivers(ctx context.Context, counts [3]int, shape receiverShape) (*receivers, error) {
 	rs := &receivers{}
+	var lc net.ListenConfig
 	for kind, n := range counts {
 		for i := range n {
-			r, err := newReceiver(ctx, behaviour(kind), i, latency, data)
+			l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 			if err != nil {
 				rs.close()
-				return nil, err
+				return nil, fmt.Errorf("open receiver: %w", err)
 			}
-			rs.all = append(rs.all, r)
-			if behaviour(kind) == healthy {
-				rs.healthy = append(rs.healthy, r)
-			}
-			rs.wg.Go(r.run)
+			rs.add(newReceiver(l, behaviour(kind), i, shape))
 		}
 	}
 	return rs, nil
+}
+
+// add has the set serve a receiver until it is closed.
+func (rs *receivers) add(r *receiver) {
+	if r.behaviour == healthy {
+		rs.healthy = append(rs.healthy, r)
+	}
+	rs.addApart(r)
+}
+
+// addApart is add for a receiver with a ledger of its own.
+func (rs *receivers) addApart(r *receiver) {
+	rs.all = append(rs.all, r)
+	rs.wg.Go(r.run)
 }
 
 // close ends all receivers and waits for them.
@@ -272,9 +327,9 @@ func (rs *receivers) close() {
 	rs.wg.Wait()
 }
 
-// keep has every receiver note its pushes in a ledger, or only count them when it is nil.
+// keep has the healthy receivers note their pushes in a ledger, or only count them when it is nil.
 func (rs *receivers) keep(l *ledger) {
-	for _, r := range rs.all {
+	for _, r := range rs.healthy {
 		r.book.Store(l)
 	}
 }

@@ -19,7 +19,7 @@ import (
 // opened returns receivers that end with the test.
 func opened(t *testing.T, counts [3]int, latency time.Duration) *receivers {
 	t.Helper()
-	rs, err := openReceivers(t.Context(), counts, latency, buildData(200))
+	rs, err := openReceivers(t.Context(), counts, receiverShape{latency: latency, data: buildData(200)})
 	if err != nil {
 		t.Fatal(err)
 	}

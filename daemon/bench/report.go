@@ -6,7 +6,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"text/tabwriter"
 	"time"
 )
@@ -20,6 +19,7 @@ type Report struct {
 
 	Events        int64   `json:"events"`        // acknowledged
 	Deliveries    int64   `json:"deliveries"`    // that reached a healthy receiver, each counted once
+	Pushes        int64   `json:"pushes"`        // requests that brought them, repeats included
 	Requests      int64   `json:"requests"`      // acknowledged requests
 	Refused       int64   `json:"refused"`       // answers 429 and 503, after which the request was sent again
 	Seconds       float64 `json:"seconds"`       // first request to last arrival
@@ -27,7 +27,8 @@ type Report struct {
 
 	// EventsPerSecond counts events that reached every healthy receiver, over Seconds.
 	EventsPerSecond     float64 `json:"eventsPerSecond"`
-	DeliveriesPerSecond float64 `json:"deliveriesPerSecond"`
+	DeliveriesPerSecond float64 `json:"deliveriesPerSecond"` // records per second
+	PushesPerSecond     float64 `json:"pushesPerSecond"`
 	AckedPerSecond      float64 `json:"ackedPerSecond"` // over IngestSeconds
 
 	Ack      Latency  `json:"ack"`                // request start to 202
@@ -42,16 +43,7 @@ type Report struct {
 	// rates and latencies say little.
 	OthersCores *float64 `json:"othersCores,omitempty"`
 
-	Lost          int64 `json:"lost"`          // deliveries of acknowledged events that never arrived
-	LostEvents    int64 `json:"lostEvents"`    // the events these belong to
-	Duplicated    int64 `json:"duplicated"`    // arrivals beyond the first
-	Strays        int64 `json:"strays"`        // repeats of the warm-up, or events nobody sent
-	Misidentified int64 `json:"misidentified"` // pushed under another id than the one answered
-	Alien         int64 `json:"alien"`         // webhook-id and body disagree, or no event of the benchmark
-	Verified      int64 `json:"verified"`      // pushes whose signature and content were checked in full
-	Forged        int64 `json:"forged"`        // of these, with a wrong signature
-	Corrupted     int64 `json:"corrupted"`     // of these, with a payload that differs from the one sent
-	Broken        int64 `json:"broken"`        // requests that were not HTTP/1.1 within limits
+	Findings
 
 	Failing *Unhealthy `json:"failing,omitempty"`
 	Hanging *Unhealthy `json:"hanging,omitempty"`
@@ -73,6 +65,13 @@ type Options struct {
 	ReceiverLatencyMS float64 `json:"receiverLatency"`
 	Failing           float64 `json:"failing"`
 	Hanging           float64 `json:"hanging"`
+	Records           int     `json:"records"`
+	MaxWaitMS         float64 `json:"maxWait"`
+	Bad               int     `json:"bad,omitempty"`
+	BadPending        int64   `json:"badPending,omitempty"`
+	Backlog           int64   `json:"backlog,omitempty"`
+	NoDrain           bool    `json:"noDrain,omitempty"`
+	Kill              bool    `json:"kill,omitempty"`
 }
 
 // Machine is where a report was made.
@@ -158,9 +157,16 @@ func (c *Command) options() Options {
 		Events: c.Events, DurationSeconds: c.Duration.Seconds(), WarmUp: c.WarmUp, Size: c.Size, FanOut: c.FanOut,
 		Producers: c.Producers, Batch: c.Batch, Rate: c.Rate, IDs: c.IDs,
 		ReceiverLatencyMS: millis(c.ReceiverLatency), Failing: c.Failing, Hanging: c.Hanging,
+		Records: c.Records, MaxWaitMS: millis(c.MaxWait), Bad: c.Bad, Backlog: c.Backlog, NoDrain: c.NoDrain, Kill: c.Kill,
 	}
-	if c.Duration > 0 {
+	if c.Bad > 0 {
+		o.BadPending = c.BadPending
+	}
+	if c.Duration > 0 || c.scenario() {
 		o.Events = 0
+	}
+	if c.scenario() {
+		o.DurationSeconds, o.Rate = c.stretch().Seconds(), c.pacedRate()
 	}
 	return o
 }
@@ -191,7 +197,9 @@ func (r *Report) account(o outcome) {
 	r.Events, r.Deliveries = a.Acked, o.book.delivered.Load()
 	r.Requests, r.Refused = int64(o.load.acks.count.Load()), o.load.refused.Load()
 	r.Seconds, r.IngestSeconds = o.wall.Seconds(), o.sent.elapsed.Seconds()
+	r.Pushes = o.after.pushes[healthy] - o.before.pushes[healthy]
 	if o.wall > 0 {
+		r.PushesPerSecond = float64(r.Pushes) / r.Seconds
 		r.EventsPerSecond = float64(o.book.completed.Load()) / r.Seconds
 		r.DeliveriesPerSecond = float64(r.Deliveries) / r.Seconds
 	} else {
@@ -228,27 +236,9 @@ func (r *Report) account(o outcome) {
 	}
 	r.LoadCPUPerEvent = per(int64(o.before.self), int64(o.after.self), events*micro)
 
-	if took := o.after.at.Sub(o.before.at); took > 0 && o.before.machine >= 0 && o.after.machine >= 0 && b.CPU >= 0 && e.CPU >= 0 {
-		// The clock ticks of the three sums do not fall together, so a quiet machine may come out below zero.
-		others := max(o.after.machine-o.before.machine-(e.CPU-b.CPU)-(o.after.self-o.before.self), 0)
-		cores := others.Seconds() / took.Seconds()
-		r.OthersCores = &cores
-	}
-
-	r.Lost, r.LostEvents, r.Duplicated = a.Lost, a.LostEvents, a.Duplicated
-	r.Misidentified, r.Strays = a.Misidentified, o.book.strays.Load()
-	for _, c := range []struct {
-		to   *int64
-		from func(*receiver) *atomic.Int64
-	}{
-		{&r.Alien, func(r *receiver) *atomic.Int64 { return &r.alien }},
-		{&r.Verified, func(r *receiver) *atomic.Int64 { return &r.verified }},
-		{&r.Forged, func(r *receiver) *atomic.Int64 { return &r.forged }},
-		{&r.Corrupted, func(r *receiver) *atomic.Int64 { return &r.corrupted }},
-		{&r.Broken, func(r *receiver) *atomic.Int64 { return &r.broken }},
-	} {
-		*c.to = rs.sum(healthy, c.from)
-	}
+	r.OthersCores = othersOf(o.before, o.after)
+	r.Findings.add(a, o.book)
+	r.Findings.collect(rs)
 	counts := [3]int{}
 	for _, rc := range rs.all {
 		counts[rc.behaviour]++
@@ -262,24 +252,7 @@ func (r *Report) account(o outcome) {
 }
 
 // problem returns what the report says is wrong with the daemon, or nil.
-func (r *Report) problem() error {
-	a := audit{Lost: r.Lost, LostEvents: r.LostEvents, Misidentified: r.Misidentified}
-	switch err := a.problem(); {
-	case err != nil:
-		return err
-	case r.Alien > 0:
-		return fmt.Errorf("%w: %d with another webhook-id than their body, or without a known event", ErrWrong, r.Alien)
-	case r.Forged > 0:
-		return fmt.Errorf("%w: %d of %d signatures do not verify", ErrWrong, r.Forged, r.Verified)
-	case r.Corrupted > 0:
-		return fmt.Errorf("%w: %d of %d payloads differ from what was sent", ErrWrong, r.Corrupted, r.Verified)
-	case r.Broken > 0:
-		return fmt.Errorf("%w: %d requests were not HTTP/1.1 within the limits", ErrWrong, r.Broken)
-	case r.Verified == 0 && r.Deliveries > 0:
-		return fmt.Errorf("%w: no signature was checked", ErrWrong)
-	}
-	return nil
-}
+func (r *Report) problem() error { return r.Findings.problem(r.Deliveries) }
 
 // writeJSON prints the report as one indented JSON object.
 func (r *Report) writeJSON(w io.Writer) error {
@@ -296,7 +269,12 @@ func (r *Report) writeTable(w io.Writer) error {
 	row("run", fmt.Sprintf("%d events of %d bytes, fan-out %d, %d producers, batch %d, %s", r.Events, o.Size, o.FanOut, o.Producers, o.Batch, o.pace()))
 	row("machine", fmt.Sprintf("%s/%s, %d processors, %s", r.Machine.OS, r.Machine.Arch, r.Machine.CPUs, r.Machine.Go))
 	row("events/s", number(r.EventsPerSecond, 0), fmt.Sprintf("end to end, %s s", number(r.Seconds, 2)))
-	row("deliveries/s", number(r.DeliveriesPerSecond, 0))
+	if o.Records > 1 {
+		row("records/s", number(r.DeliveriesPerSecond, 0), fmt.Sprintf("delivered, up to %d in a push", o.Records))
+		row("pushes/s", number(r.PushesPerSecond, 0), fmt.Sprintf("%s records each", number(float64(r.Deliveries)/float64(max(r.Pushes, 1)), 1)))
+	} else {
+		row("deliveries/s", number(r.DeliveriesPerSecond, 0))
+	}
 	row("acknowledged/s", number(r.AckedPerSecond, 0), fmt.Sprintf("%d requests, %d refused and sent again", r.Requests, r.Refused))
 	row()
 	row("latency, ms", "p50", "p90", "p99", "max")
@@ -321,12 +299,7 @@ func (r *Report) writeTable(w io.Writer) error {
 	row("bytes/event", optional(d.DiskPerEvent, 0), fmt.Sprintf("to the disk; %s in write calls with sockets", optional(d.WrittenPerEvent, 0)))
 	row("commits/s", optional(d.CommitsPerSecond, 0), optional(d.EventsPerCommit, 1)+" events each")
 	row()
-	row("lost", strconv.FormatInt(r.Lost, 10), fmt.Sprintf("deliveries; %d of %d were expected and arrived", r.Deliveries, r.Deliveries+r.Lost))
-	row("duplicated", strconv.FormatInt(r.Duplicated, 10))
-	row("wrong", strconv.FormatInt(r.Misidentified+r.Alien+r.Forged+r.Corrupted+r.Broken, 10), fmt.Sprintf("%d signatures and payloads checked in full", r.Verified))
-	if r.Strays > 0 {
-		row("strays", strconv.FormatInt(r.Strays, 10), "late repeats of the warm-up, or events nobody sent")
-	}
+	r.Findings.rows(row, r.Deliveries)
 	if u := r.Failing; u != nil {
 		row("failing receivers", strconv.Itoa(u.Receivers), fmt.Sprintf("%d pushes answered 500; the figures above are the healthy receivers'", u.Pushes))
 	}

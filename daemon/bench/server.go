@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -29,21 +31,29 @@ const (
 
 // server is the daemon under test: a child process with a configuration and a data directory of its own.
 type server struct {
-	child *child
-	addr  string // host and port of the API
-	admin string // base URL of health, metrics and profiles
-	token string
-	http  *http.Client
+	child  *child
+	start  func() (*child, error)  // starts the process, which ends with the context of startServer
+	lost   context.CancelCauseFunc // called when the daemon ends unasked
+	data   string                  // the data directory
+	wg     sync.WaitGroup          // of those who watch for that
+	addr   string                  // host and port of the API
+	admin  string                  // base URL of health, metrics and profiles
+	token  string
+	http   *http.Client
 }
 
 // startServer writes a configuration into the directory, starts the daemon with it and waits until it is
-// ready. The caller stops it.
-func startServer(ctx context.Context, dir string, c *Command) (*server, error) {
+// ready. The caller stops it; lost is called when it ends by itself.
+func startServer(ctx context.Context, dir string, c *Command, lost context.CancelCauseFunc) (*server, error) {
 	addr, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{addr: addr, admin: "http://" + addr, token: rand.Text() + rand.Text()}
+	s := &server{
+		addr: addr, admin: "http://" + addr, token: rand.Text() + rand.Text(), lost: lost,
+		data: filepath.Join(dir, "data"),
+		http: &http.Client{Timeout: controlTimeout, Transport: &http.Transport{}},
+	}
 	settings := c.settings(dir, addr, s.token)
 	if c.CPUProfile != "" {
 		admin, err := freeAddress(ctx)
@@ -56,22 +66,40 @@ func startServer(ctx context.Context, dir string, c *Command) (*server, error) {
 	if socket := filepath.Join(dir, "herald.sock"); len(socket) > maxSocketPath {
 		return nil, fmt.Errorf("the path %s is too long for a unix socket: choose a shorter --dir", socket)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "data"), 0o700); err != nil {
+	if err := os.Mkdir(s.data, 0o700); err != nil {
 		return nil, fmt.Errorf("make the daemon's data directory: %w", err)
 	}
 	file := filepath.Join(dir, "herald.yaml")
 	if err := os.WriteFile(file, []byte(strings.Join(settings, "\n")+"\n"), 0o600); err != nil {
 		return nil, fmt.Errorf("write the daemon's configuration: %w", err)
 	}
-	s.http = &http.Client{Timeout: controlTimeout, Transport: &http.Transport{}}
-	if s.child, err = startChild(ctx, "serve", []string{"--config", file}, cleanEnv(), nil); err != nil {
+	s.start = func() (*child, error) {
+		return startChild(ctx, "serve", []string{"--config", file}, cleanEnv(), nil)
+	}
+	if err := s.launch(); err != nil {
 		return nil, err
 	}
-	if err := s.ready(ctx); err != nil {
+	if err := s.ready(ctx, readyTimeout, readyInterval); err != nil {
 		s.stop()
 		return nil, err
 	}
 	return s, nil
+}
+
+// launch starts the process.
+func (s *server) launch() error {
+	c, err := s.start()
+	if err != nil {
+		return err
+	}
+	s.child = c
+	s.wg.Go(func() {
+		<-c.done
+		if !c.asked.Load() {
+			s.lost(c.ended())
+		}
+	})
+	return nil
 }
 
 // settings is the daemon's configuration, in lines. What the benchmark does not need to set stays at the
@@ -108,11 +136,11 @@ func freeAddress(ctx context.Context) (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// ready waits until the daemon can make events durable.
-func (s *server) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("the daemon was not ready within %v", readyTimeout))
+// ready waits until the daemon can make events durable, asking it in each interval.
+func (s *server) ready(ctx context.Context, limit, interval time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the daemon was not ready within %v", limit))
 	defer cancel()
-	tick := time.NewTicker(readyInterval)
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		if err := s.call(ctx, http.MethodGet, s.admin+"/readyz", nil, nil); err == nil {
@@ -131,11 +159,17 @@ func (s *server) ready(ctx context.Context) error {
 // stop ends the daemon.
 func (s *server) stop() {
 	s.child.stop()
+	s.wg.Wait()
 	s.http.CloseIdleConnections()
 }
 
 // call makes one request with the admin token; a 2xx answer is decoded into answer unless it is nil.
 func (s *server) call(ctx context.Context, method, url string, body io.Reader, answer any) error {
+	return s.callWith(ctx, s.http, method, url, body, answer)
+}
+
+// callWith is call over another client, whose patience is different.
+func (s *server) callWith(ctx context.Context, client *http.Client, method, url string, body io.Reader, answer any) error {
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return err
@@ -144,7 +178,7 @@ func (s *server) call(ctx context.Context, method, url string, body io.Reader, a
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := s.http.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -170,33 +204,58 @@ func (s *server) call(ctx context.Context, method, url string, body io.Reader, a
 	}
 }
 
-// subscribe creates a subscription to every event and gives the receiver its secret.
-func (s *server) subscribe(ctx context.Context, r *receiver) error {
+// subscribe creates a subscription, gives the receiver its secret, and returns the subscription's id. A nil
+// receiver needs none.
+func (s *server) subscribe(ctx context.Context, r *receiver, wishes map[string]any) (string, error) {
 	var created struct {
 		ID            string `json:"id"`
 		SigningSecret string `json:"signingSecret"`
 	}
-	body := strings.NewReader(`{"dataCallbackURL":` + strconv.Quote(r.url()) + `}`)
-	if err := s.call(ctx, http.MethodPost, "http://"+s.addr+"/subscriptions", body, &created); err != nil {
-		return err
+	body, err := json.Marshal(wishes)
+	if err != nil {
+		return "", err
+	}
+	if err := s.call(ctx, http.MethodPost, s.api("/subscriptions"), bytes.NewReader(body), &created); err != nil {
+		return "", err
 	}
 	if created.ID == "" || created.SigningSecret == "" {
-		return errors.New("POST /subscriptions: the answer has no id or no signingSecret")
+		return "", errors.New("POST /subscriptions: the answer has no id or no signingSecret")
 	}
-	return r.secret(created.SigningSecret)
+	if r == nil {
+		return created.ID, nil
+	}
+	return created.ID, r.secret(created.SigningSecret)
+}
+
+// api returns the URL of a call.
+func (s *server) api(path string) string { return "http://" + s.addr + path }
+
+// metrics returns the sums of metrics, in the order of the names; below zero is what the daemon does not tell.
+func (s *server) metrics(ctx context.Context, names ...string) ([]float64, error) {
+	var text []byte
+	if err := s.call(ctx, http.MethodGet, s.admin+"/metrics", nil, &text); err != nil {
+		return nil, err
+	}
+	sums := make([]float64, len(names))
+	for i, name := range names {
+		v, ok, err := sumMetric(string(text), name)
+		if err != nil {
+			return nil, err
+		}
+		if sums[i] = v; !ok {
+			sums[i] = -1
+		}
+	}
+	return sums, nil
 }
 
 // commits returns the commits of the queue so far, or -1 when the daemon does not tell.
 func (s *server) commits(ctx context.Context) (int64, error) {
-	var text []byte
-	if err := s.call(ctx, http.MethodGet, s.admin+"/metrics", nil, &text); err != nil {
+	sums, err := s.metrics(ctx, commitsMetric)
+	if err != nil {
 		return -1, err
 	}
-	v, ok, err := sumMetric(string(text), commitsMetric)
-	if err != nil || !ok {
-		return -1, err
-	}
-	return int64(v), nil
+	return int64(sums[0]), nil
 }
 
 // sumMetric adds up the samples of a metric in the Prometheus text format, whatever their labels.
@@ -231,10 +290,9 @@ func sumMetric(text, name string) (sum float64, found bool, err error) {
 func (s *server) profile(ctx context.Context, file string, d time.Duration) error {
 	seconds := max(int(d/time.Second), 1)
 	url := s.admin + "/debug/pprof/profile?seconds=" + strconv.Itoa(seconds)
-	client := *s
-	client.http = &http.Client{Transport: s.http.Transport, Timeout: d + controlTimeout}
+	client := &http.Client{Transport: s.http.Transport, Timeout: d + controlTimeout}
 	var b []byte
-	if err := client.call(ctx, http.MethodGet, url, nil, &b); err != nil {
+	if err := s.callWith(ctx, client, http.MethodGet, url, nil, &b); err != nil {
 		return err
 	}
 	if err := os.WriteFile(file, b, 0o600); err != nil {
