@@ -8,6 +8,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,13 @@ type Options struct {
 	// Changed is called after a subscription was changed or deleted durably, before the answer. It
 	// must not block. Nil is allowed.
 	Changed func(store.SubscriptionID)
+	// Operational publishes an operational event about a subscription of the account's own, as it is now, to whoever
+	// subscribes to such events; it is called after the change is durable and before the answer. What
+	// fails is its own to log. Nil publishes nothing.
+	Operational func(ctx context.Context, s *store.Subscription, eventType string)
+	// Status tells how pushes to a subscription go, and false when nothing is known of it because none has
+	// been under way. It must be quick. Nil knows nothing.
+	Status func(store.SubscriptionID) (LaneStatus, bool)
 	// Ready returns nil while requests are to be served, else the reason why not, for people; every
 	// request but health and metrics is then answered with 503. It is asked for each request and must
 	// be quick. Nil means always ready.
@@ -67,6 +75,9 @@ type Settings struct {
 	RatePerToken float64
 	// MaxSubscriptionsPerAccount bounds the subscriptions of an account; 0 means no limit.
 	MaxSubscriptionsPerAccount int
+	// Policy is the configured delivery policy of subscriptions that do not set their own. Of it the API
+	// needs MaxConcurrency, DisableAfter and OnDisabled; with zero members they are not told, never, and hold.
+	Policy store.DeliveryPolicy
 	// AdminMoved takes health and metrics off Handler, because AdminHandler is served elsewhere.
 	AdminMoved bool
 }
@@ -99,16 +110,18 @@ func (s Settings) complete() (*Settings, error) {
 
 // API answers requests. Its handlers are safe for concurrent use.
 type API struct {
-	store    store.Store
-	queue    queue.Queue
-	settings atomic.Pointer[Settings]
-	version  string
-	checkURL func(*url.URL) error
-	changed  func(store.SubscriptionID)
-	ready    func() error
-	logger   *slog.Logger
-	gatherer prometheus.Gatherer
-	now      func() time.Time
+	store       store.Store
+	queue       queue.Queue
+	settings    atomic.Pointer[Settings]
+	version     string
+	checkURL    func(*url.URL) error
+	changed     func(store.SubscriptionID)
+	operational func(context.Context, *store.Subscription, string)
+	status      func(store.SubscriptionID) (LaneStatus, bool)
+	ready       func() error
+	logger      *slog.Logger
+	gatherer    prometheus.Gatherer
+	now         func() time.Time
 
 	metrics  *metrics
 	limiter  limiter
@@ -131,7 +144,7 @@ func New(o Options) (*API, error) {
 	}
 	a := &API{
 		store: o.Store, queue: o.Queue, version: o.Version,
-		checkURL: o.CheckURL, changed: o.Changed, ready: o.Ready,
+		checkURL: o.CheckURL, changed: o.Changed, operational: o.Operational, status: o.Status, ready: o.Ready,
 		logger: o.Logger, gatherer: o.Gatherer, now: o.Now,
 		outage: rate.Sometimes{Interval: time.Second},
 	}
@@ -141,6 +154,12 @@ func New(o Options) (*API, error) {
 	}
 	if a.changed == nil {
 		a.changed = func(store.SubscriptionID) {}
+	}
+	if a.operational == nil {
+		a.operational = func(context.Context, *store.Subscription, string) {}
+	}
+	if a.status == nil {
+		a.status = func(store.SubscriptionID) (LaneStatus, bool) { return LaneStatus{}, false }
 	}
 	if a.ready == nil {
 		a.ready = func() error { return nil }

@@ -37,6 +37,8 @@ type bed struct {
 	reg     *prometheus.Registry
 	mu      sync.Mutex
 	changed []store.SubscriptionID
+	told    []string // operational events: type, id and state
+	live    map[store.SubscriptionID]LaneStatus
 	notYet  error
 	now     time.Time
 }
@@ -93,6 +95,17 @@ func newBed(t testing.TB, settings ...Settings) *bed {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.changed = append(b.changed, id)
+		},
+		Operational: func(_ context.Context, s *store.Subscription, eventType string) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.told = append(b.told, fmt.Sprint(eventType, " ", s.ID, " ", s.State))
+		},
+		Status: func(id store.SubscriptionID) (LaneStatus, bool) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			l, ok := b.live[id]
+			return l, ok
 		},
 	})
 	if err != nil {

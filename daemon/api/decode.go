@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -12,26 +13,35 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// refuseBody lets a call without input pass only when it has no body, or an empty object.
-func (c *call) refuseBody() error {
+// readOptional reads the members of a body that may be left out: JSON, or nothing, which has no members.
+func (c *call) readOptional(fs *faults) (*fields, error) {
+	nothing := object(&node{kind: jsontext.KindBeginObject}, "", fs)
 	if c.r.ContentLength == 0 {
-		return nil
+		return nothing, nil
 	}
 	if err := c.fill(); err != nil {
-		return err
+		return nil, err
 	}
 	if len(bytes.TrimSpace(c.body.Bytes())) == 0 {
-		return nil
+		return nothing, nil
 	}
 	if _, err := c.mediaType([]string{typeJSON}); err != nil {
-		return err
+		return nil, err
 	}
 	n, err := c.parse()
 	if err != nil {
+		return nil, err
+	}
+	return object(n, "", fs), nil
+}
+
+// refuseBody lets a call without input pass only when it has no body, or an empty object.
+func (c *call) refuseBody() error {
+	var fs faults
+	fields, err := c.readOptional(&fs)
+	if err != nil {
 		return err
 	}
-	var fs faults
-	fields := object(n, "", &fs)
 	fields.end("this call takes no input")
 	return fs.err()
 }
@@ -56,10 +66,11 @@ func (c *call) readObject(fs *faults, types ...string) (*fields, error) {
 
 // node is a JSON value read whole. It is for the small bodies of everything but events.
 type node struct {
-	kind    jsontext.Kind
-	text    string // of a string its value, of a number its spelling
-	members []member
-	items   []node
+	kind     jsontext.Kind
+	text     string // of a string its value, of a number its spelling, of an object what parse was asked for
+	members  []member
+	items    []node
+	from, to int // where an object stands in the body
 }
 
 type member struct {
@@ -100,8 +111,9 @@ const (
 	maxNodes = 10_000
 )
 
-// parse reads c.body as one JSON value.
-func (c *call) parse() (*node, error) {
+// parse reads c.body as one JSON value. Members of it that are objects and have one of the names given, in
+// lower case, keep their text.
+func (c *call) parse(verbatim ...string) (*node, error) {
 	c.decoder.Reset(&c.body)
 	body := c.body.Bytes()
 	if len(bytes.TrimSpace(body)) == 0 {
@@ -114,6 +126,12 @@ func (c *call) parse() (*node, error) {
 	}
 	if err != nil {
 		return nil, explain(body, err)
+	}
+	for i := range n.members {
+		m := &n.members[i]
+		if m.value.kind == jsontext.KindBeginObject && slices.Contains(verbatim, fold(m.name)) {
+			m.value.text = string(body[m.value.from:m.value.to]) // a copy: the body is another call's soon
+		}
 	}
 	return &n, nil
 }
@@ -145,6 +163,7 @@ func readNode(d *jsontext.Decoder, budget *int) (node, error) {
 	case jsontext.KindString, jsontext.KindNumber:
 		n.text = t.String()
 	case jsontext.KindBeginObject:
+		n.from = int(d.InputOffset()) - 1
 		for d.PeekKind() != jsontext.KindEndObject {
 			name, err := d.ReadToken()
 			if err != nil {
@@ -158,6 +177,7 @@ func readNode(d *jsontext.Decoder, budget *int) (node, error) {
 			n.members = append(n.members, m)
 		}
 		_, err = d.ReadToken()
+		n.to = int(d.InputOffset())
 	case jsontext.KindBeginArray:
 		for d.PeekKind() != jsontext.KindEndArray {
 			item, err := readNode(d, budget)

@@ -101,6 +101,10 @@ func (a *API) listDeliveries(c *call) error {
 	if f.State != "" && !slices.Contains(queue.States(), f.State) {
 		fs.add("state", "must be one of %s", stateNames())
 	}
+	if s := q.Get("reason"); s != "" {
+		f.Reason = s
+		checkReason(s, f.State, &fs)
+	}
 	if s := q.Get("since"); s != "" {
 		var err error
 		if f.Since, err = parseTime(s); err != nil {
@@ -125,6 +129,30 @@ func (a *API) listDeliveries(c *call) error {
 		return list, afterError(err)
 	}, func(d **queue.Delivery) string { return (*d).ID.String() },
 		viewOf(func(d **queue.Delivery) deliveryView { return viewDelivery(*d) }))
+}
+
+// deadReasons and discardReasons are why deliveries of these states are in them.
+func deadReasons() []string {
+	return []string{queue.ReasonExhausted, queue.ReasonRejected, queue.ReasonExpired}
+}
+
+func discardReasons() []string { return []string{queue.ReasonUnsubscribed, queue.ReasonDisabled} }
+
+// checkReason judges ?reason= beside ?state=.
+func checkReason(reason string, state queue.State, fs *faults) {
+	right := append(deadReasons(), discardReasons()...)
+	switch state {
+	case queue.StateDead:
+		right = deadReasons()
+	case queue.StateDiscarded:
+		right = discardReasons()
+	case queue.StatePending, queue.StateDelivering, queue.StateDelivered, queue.StateRetrying, queue.StateHeld:
+		fs.add("reason", "is for deliveries that are dead or discarded; others have none")
+		return
+	}
+	if !slices.Contains(right, reason) {
+		fs.add("reason", "must be %s", either(right))
+	}
 }
 
 func stateNames() string {

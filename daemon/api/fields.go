@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -10,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"herald/store"
 )
 
 // fields reads the members of one JSON object, each by its name, and collects what is wrong with
@@ -165,6 +168,100 @@ func (f *fields) integer(name string, low, high int) (int, presence) {
 		return 0, wrong
 	}
 	return v, given
+}
+
+// number takes a number between two limits, fractions allowed.
+func (f *fields) number(name string, low, high float64) (float64, presence) {
+	n, p := f.get(name, "a number", jsontext.KindNumber)
+	if p != given {
+		return 0, p
+	}
+	v, err := parseNumber(n.text, low, high)
+	if err != nil {
+		f.fault(name, "%s", err.Error())
+		return 0, wrong
+	}
+	return v, given
+}
+
+// parseNumber reads a JSON number between two limits.
+func parseNumber(s string, low, high float64) (float64, error) {
+	v, err := strconv.ParseFloat(s, 64)
+	if err != nil || v < low || v > high || jsontext.Value(s).Kind() != jsontext.KindNumber || !jsontext.Value(s).IsValid() {
+		return 0, textError("must be a number between " + strconv.FormatFloat(low, 'f', -1, 64) + " and " + strconv.FormatFloat(high, 'f', -1, 64))
+	}
+	return v, nil
+}
+
+// choice takes one of some words.
+func (f *fields) choice(name string, words ...string) (string, presence) {
+	s, p := f.text(name)
+	if p == given && !slices.Contains(words, s) {
+		f.fault(name, "must be %s", either(words))
+		return "", wrong
+	}
+	return s, p
+}
+
+// either joins words for a sentence.
+func either(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// duration takes a duration as text, between two limits of whole days or minutes.
+func (f *fields) duration(name string, low, high time.Duration) (time.Duration, presence) {
+	s, p := f.text(name)
+	if p != given {
+		return 0, p
+	}
+	switch d, ok := parseDuration(s); {
+	case !ok:
+		f.fault(name, "must be a duration with its unit, such as 90m, 120h, 5d or 1d12h")
+	case d < low || d > high:
+		f.fault(name, "must be between %gm and %gd", low.Minutes(), high.Hours()/24)
+	default:
+		return d, given
+	}
+	return 0, wrong
+}
+
+// parseDuration reads a Go duration, which may begin with whole days.
+func parseDuration(s string) (time.Duration, bool) {
+	const most = 10 * 365 // days; beyond it durations come near to what 64 bits hold
+	days, rest, ok := strings.Cut(s, "d")
+	if !ok {
+		days, rest = "0", s
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	if err != nil || n > most {
+		return 0, false
+	}
+	whole := time.Duration(n) * 24 * time.Hour
+	if ok && rest == "" {
+		return whole, true
+	}
+	d, err := time.ParseDuration(rest)
+	if err != nil || d < 0 || d > most*24*time.Hour || rest[0] < '0' || rest[0] > '9' {
+		return 0, false
+	}
+	return whole + d, true
+}
+
+// filterFaults notes what is wrong with a filter, each fault at its place in the body.
+func filterFaults(f *fields, err error) {
+	list, ok := errors.AsType[store.FilterErrors](err)
+	if !ok { // ParseFilter documents no other
+		f.fault("filter", "must be an object of conditions on the data")
+		return
+	}
+	for _, e := range list {
+		if e.Pointer == "" {
+			f.fault("filter", "%s", e.Detail)
+		} else {
+			f.element("filter"+e.Pointer, "%s", e.Detail)
+		}
+	}
 }
 
 // seconds takes a number of seconds between two limits, with milliseconds as the finest part.

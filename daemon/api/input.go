@@ -13,7 +13,6 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"herald/queue"
 	"herald/store"
 )
 
@@ -31,7 +30,7 @@ func (c *call) readSubscriptionInput(types ...string) (*node, error) {
 	if _, err := c.readBody(types...); err != nil {
 		return nil, err
 	}
-	n, err := c.parse()
+	n, err := c.parse("filter")
 	if err != nil {
 		return nil, err
 	}
@@ -54,26 +53,20 @@ func defaultSubscription() *store.Subscription {
 func notYet() map[string]struct{ harmless, detail string } {
 	return map[string]struct{ harmless, detail string }{
 		"validationCallbackURL": {"", "the validation handshake is not in this version; leave it out, and the subscription is active at once"},
-		"filter":                {"", "filters on payload fields are not in this version; select with resource and events"},
 		"clientCertificate":     {"false", "client certificates are not in this version; use authentication and the signature"},
-		"delivery/rateLimit":    {"", "rate limits of a subscription are not in this version; maxConcurrency bounds the pushes under way"},
-		"delivery/ordering":     {"none", "ordered delivery is not in this version; the only value is none"},
-		"delivery/disableAfter": {"", "disabling after failures is not in this version; a receiver that answers 410 is disabled"},
-		"delivery/onDisabled":   {"hold", "discarding is not in this version; the only value is hold"},
 		"=application/xml":      {"", "this version delivers application/json only"},
-		"=records":              {"", "batches are not in this version; the only value is 1"},
 		"=cloudevents":          {"", "cloudevents is not in this version; use envelope or data"},
 		"=oauth2":               {"", "oauth2 is not in this version; use bearer, basic, header or query"},
 	}
 }
 
 // later takes the members of an object that this version does not serve.
-func later(f *fields, prefix string, names ...string) {
+func later(f *fields, names ...string) {
 	table := notYet()
 	for _, name := range names {
 		n := f.take(name)
 		f.asked = f.asked[:len(f.asked)-1] // not to be recommended
-		entry, ok := table[prefix+name]
+		entry, ok := table[name]
 		if n == nil || !ok || n.kind == jsontext.KindNull {
 			continue
 		}
@@ -117,6 +110,7 @@ func (p *subscriptionInput) read() {
 		p.next.MaxWait = d.MaxWait
 	}
 	p.selection()
+	p.filter()
 	p.shape(d)
 	p.authentication()
 	p.signing()
@@ -124,8 +118,9 @@ func (p *subscriptionInput) read() {
 		slices.Contains([]string{"id", "type", "resource"}, a.Name) {
 		p.element("authentication/name", "must not be %s, which a GET push carries itself", a.Name)
 	}
+	p.batch()
 	p.delivery()
-	later(p.fields, "", "validationCallbackURL", "filter", "clientCertificate")
+	later(p.fields, "validationCallbackURL", "clientCertificate")
 	p.readOnly()
 	p.end("")
 }
@@ -199,10 +194,7 @@ func (p *subscriptionInput) format(d *store.Subscription) {
 	switch n, is := p.integer("numberOfRecords", 1, 1000); {
 	case is == null:
 		p.next.NumberOfRecords = d.NumberOfRecords
-	case is != given:
-	case n > 1:
-		p.fault("numberOfRecords", "%s", notYet()["=records"].detail)
-	default:
+	case is == given:
 		p.next.NumberOfRecords = n
 	}
 }
@@ -430,83 +422,6 @@ func parseSigningSecret(s string) ([]byte, bool) {
 	}
 	key, err := base64.StdEncoding.Strict().DecodeString(text)
 	return key, err == nil && len(key) >= minSecret && len(key) <= maxSecret
-}
-
-const (
-	minTimeout     = 100 * time.Millisecond
-	maxTimeout     = 5 * time.Minute
-	maxConcurrency = 1000
-)
-
-func (p *subscriptionInput) delivery() {
-	n, is := p.get("delivery", "an object", jsontext.KindBeginObject)
-	if is == null {
-		p.next.Delivery = store.DeliveryPolicy{}
-	}
-	if is != given {
-		return
-	}
-	f := object(n, "/delivery", p.faults)
-	d := &p.next.Delivery
-	if v, is := f.seconds("timeoutSeconds", minTimeout, maxTimeout); is == given || is == null {
-		d.Timeout = v
-	}
-	if s, is := schedule(f); is == given || is == null {
-		d.RetrySchedule = s
-	}
-	if v, is := f.integer("maxConcurrency", 1, maxConcurrency); is == given || is == null {
-		d.MaxConcurrency = v
-	}
-	later(f, "delivery/", "rateLimit", "ordering", "disableAfter", "onDisabled")
-	f.end("")
-}
-
-// maxWaitText bounds the spelling of one wait, which is kept as it was given.
-const maxWaitText = 32
-
-// schedule reads a retry schedule: a name, or a list of waits. Its text form is the list with commas.
-func schedule(f *fields) (string, presence) {
-	const name = "retrySchedule"
-	names := strings.Join(queue.ScheduleNames(), ", ")
-	n, is := f.get(name, "one of "+names+`, or an array of waits such as ["5s","5m"]`, jsontext.KindString, jsontext.KindBeginArray)
-	if is != given {
-		return "", is
-	}
-	if n.kind == jsontext.KindString {
-		if !slices.Contains(queue.ScheduleNames(), n.text) {
-			f.fault(name, `must be one of %s, or an array of waits such as ["5s","5m"]`, names)
-			return "", wrong
-		}
-		return n.text, given
-	}
-	if len(n.items) == 0 || len(n.items) > queue.MaxRetries {
-		f.fault(name, "must have 1 to %d waits", queue.MaxRetries)
-		return "", wrong
-	}
-	waits := make([]string, len(n.items))
-	for i := range n.items {
-		at := name + "/" + strconv.Itoa(i)
-		item := &n.items[i]
-		d, err := time.ParseDuration(item.text)
-		switch {
-		case item.kind != jsontext.KindString || err != nil || len(item.text) > maxWaitText:
-			f.element(at, "must be a wait as text, such as 5s, 10m or 2h")
-			is = wrong
-		case d < queue.MinWait || d > queue.MaxWait:
-			f.element(at, "must be between %s and %s", queue.MinWait, queue.MaxWait)
-			is = wrong
-		}
-		waits[i] = item.text
-	}
-	if is != given {
-		return "", is
-	}
-	text := strings.Join(waits, ",")
-	if _, err := queue.ParseSchedule(text); err != nil {
-		f.fault(name, "%s", err.Error())
-		return "", wrong
-	}
-	return text, given
 }
 
 // readOnly takes what a read shows, so that a read may be sent back; POST has nothing to send back.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // maxLimit bounds ?limit=.
@@ -126,7 +127,7 @@ func stream[T any](c *call, q url.Values, limit int, page func(after *T, n int) 
 // viewOf makes the view of a list whose elements are encoded by their tags.
 func viewOf[T, V any](f func(*T) V) func([]byte, *T) ([]byte, error) {
 	return func(dst []byte, v *T) ([]byte, error) {
-		b, err := json.Marshal(f(v))
+		b, err := json.Marshal(f(v), jsontext.PreserveRawStrings(true))
 		return append(dst, b...), err
 	}
 }

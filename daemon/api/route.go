@@ -91,14 +91,17 @@ func (a *API) routes() []route {
 		{"/subscriptions/{subscription}/pause", []*endpoint{{method: post, scopes: subscribe, do: a.pauseSubscription}}},
 		{"/subscriptions/{subscription}/secret", []*endpoint{{method: post, scopes: subscribe, do: a.rotateSecret}}},
 		{"/subscriptions/{subscription}/ping", []*endpoint{{method: post, scopes: subscribe, do: a.pingSubscription}}},
-		{"/subscriptions/{subscription}/retry", []*endpoint{{method: post, scopes: subscribe, do: a.retrySubscription}}},
+		{"/subscriptions/{subscription}/status", []*endpoint{{method: get, scopes: subscribe, do: a.readStatus}}},
+		{"/subscriptions/{subscription}/retry", []*endpoint{
+			{method: post, scopes: subscribe, query: deadMembers(), reads: true, do: a.retrySubscription},
+		}},
 		{"/events", []*endpoint{
 			{method: get, scopes: read, query: page, do: a.listEvents},
 			{method: post, scopes: publish, reads: true, publishes: true, do: a.publish},
 		}},
 		{"/events/{event}", []*endpoint{{method: get, scopes: read, do: a.readEvent}}},
 		{"/deliveries", []*endpoint{
-			{method: get, scopes: subscribe, query: append([]string{"subscription", "state", "since", "event"}, page...), do: a.listDeliveries},
+			{method: get, scopes: subscribe, query: append([]string{"subscription", "state", "reason", "since", "event"}, page...), do: a.listDeliveries},
 		}},
 		{"/deliveries/{delivery}", []*endpoint{{method: get, scopes: subscribe, do: a.readDelivery}}},
 		{"/deliveries/{delivery}/retry", []*endpoint{{method: post, scopes: subscribe, do: a.retryDelivery}}},
@@ -348,7 +351,8 @@ func (c *call) run() error {
 
 // answer writes a value as JSON.
 func (c *call) answer(status int, v any) error {
-	b, err := json.Marshal(v, json.Deterministic(true))
+	// What users wrote in JSON is shown as they wrote it.
+	b, err := json.Marshal(v, json.Deterministic(true), jsontext.PreserveRawStrings(true))
 	if err != nil {
 		return err
 	}

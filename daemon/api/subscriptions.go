@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +23,7 @@ type subscriptionView struct {
 	MaxWaitSeconds   float64         `json:"maxWaitSeconds"`
 	Resource         string          `json:"resource,omitempty"`
 	Events           []string        `json:"events,omitempty"`
+	Filter           jsontext.Value  `json:"filter,omitempty"`
 	Payload          string          `json:"payload"`
 	Method           string          `json:"method"`
 	Authentication   *authView       `json:"authentication,omitempty"`
@@ -46,19 +46,13 @@ type authView struct {
 	ValueSet    bool           `json:"valueSet,omitzero"`
 }
 
-type deliveryPolicy struct {
-	TimeoutSeconds float64        `json:"timeoutSeconds,omitzero"`
-	RetrySchedule  jsontext.Value `json:"retrySchedule,omitempty"`
-	MaxConcurrency int            `json:"maxConcurrency,omitzero"`
-}
-
 func viewSubscription(s *store.Subscription) subscriptionView {
 	v := subscriptionView{
 		ID:              s.ID.String(),
 		DataCallbackURL: s.DataCallbackURL, ExportFormat: s.ExportFormat,
 		NumberOfRecords: s.NumberOfRecords, MaxWaitSeconds: s.MaxWait.Seconds(),
 		Resource: s.Resource, Events: s.Events,
-		Payload: string(s.Payload), Method: s.Method,
+		Payload: string(s.Payload), Method: s.Method, Delivery: viewPolicy(&s.Delivery),
 		SigningSecretSet: len(s.SigningSecrets) > 0,
 		State:            string(s.State), StateReason: s.StateReason, StateSince: s.StateSince.UTC(),
 		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
@@ -69,24 +63,10 @@ func viewSubscription(s *store.Subscription) subscriptionView {
 			TokenSet: a.Token != "", PasswordSet: a.Password != "", ValueSet: a.Value != "",
 		}
 	}
-	if d := s.Delivery; d != (store.DeliveryPolicy{}) {
-		v.Delivery = &deliveryPolicy{
-			TimeoutSeconds: d.Timeout.Seconds(), RetrySchedule: viewSchedule(d.RetrySchedule), MaxConcurrency: d.MaxConcurrency,
-		}
+	if s.Filter != nil {
+		v.Filter = jsontext.Value(s.Filter.Text())
 	}
 	return v
-}
-
-// viewSchedule is a schedule in the form it was given: a name, or a list of waits.
-func viewSchedule(text string) jsontext.Value {
-	if text == "" {
-		return nil
-	}
-	if slices.Contains(queue.ScheduleNames(), text) {
-		return jsontext.Value(`"` + text + `"`)
-	}
-	// A stored schedule consists of durations, which need no escaping.
-	return jsontext.Value(`["` + strings.ReplaceAll(text, ",", `","`) + `"]`)
 }
 
 func (a *API) listSubscriptions(c *call) error {
@@ -198,9 +178,22 @@ func (a *API) rewriteSubscription(c *call, how mode, types ...string) error {
 		if _, err := a.applyUnchecked(in, how, s, next); err != nil {
 			return err
 		}
+		if next.DataCallbackURL != s.DataCallbackURL || next.Method != s.Method || next.Authentication != s.Authentication {
+			forgetHealth(next)
+		}
+		if next.Delivery.OnDisabled != s.Delivery.OnDisabled {
+			policy := effective(&next.Delivery, &c.settings.Policy)
+			next.Discarding = next.State == store.StateDisabled && policy.OnDisabled == store.OnDisabledDiscard
+		}
 		*s = *next
 		return nil
 	})
+}
+
+// forgetHealth is for a subscription whose past says nothing of its future. What is still to be told of
+// the past is kept.
+func forgetHealth(s *store.Subscription) {
+	s.Health = store.Health{Notice: s.Health.Notice, NoticeAt: s.Health.NoticeAt}
 }
 
 // startingPoint is what absent members leave: for PATCH what is there, for PUT the defaults and what
@@ -213,6 +206,7 @@ func startingPoint(how mode, current *store.Subscription) *store.Subscription {
 	d := defaultSubscription()
 	d.ID, d.AccountID, d.CreatedAt, d.UpdatedAt = c.ID, c.AccountID, c.CreatedAt, c.UpdatedAt
 	d.State, d.StateReason, d.StateSince = c.State, c.StateReason, c.StateSince
+	d.Discarding, d.Health = c.Discarding, c.Health
 	d.Authentication, d.SigningSecrets = c.Authentication, c.SigningSecrets
 	return d
 }
@@ -226,17 +220,36 @@ func (a *API) update(c *call, id store.SubscriptionID, change func(*store.Subscr
 	return c.answer(http.StatusOK, viewSubscription(s))
 }
 
+// errDiscardFirst stops a change that would let flow what is to be discarded.
+var errDiscardFirst = errors.New("what waits is to be discarded first")
+
 // change changes a subscription as one step, and tells the daemon. The id comes from call.subscription,
 // which has checked whose it is; that never changes.
+//
+// Before a subscription stops discarding, what has come for it until then is given up in the queue, whether
+// or not the dispatcher has got to it: nothing of it may flow afterwards.
 func (a *API) change(c *call, id store.SubscriptionID, change func(*store.Subscription) error) (*store.Subscription, error) {
-	now := a.moment()
-	s, err := a.store.UpdateSubscription(c.r.Context(), id, func(s *store.Subscription) error {
+	now, ctx, discarded := a.moment(), c.r.Context(), false
+	step := func(s *store.Subscription) error {
+		discarding := s.Discarding
 		if err := change(s); err != nil {
 			return err
 		}
+		if discarding && !s.Discarding && !discarded {
+			return errDiscardFirst
+		}
 		s.UpdatedAt = now
 		return nil
-	})
+	}
+	s, err := a.store.UpdateSubscription(ctx, id, step)
+	if errors.Is(err, errDiscardFirst) {
+		// A lane that is gone is that of a subscription deleted meanwhile, as the store is about to say.
+		if err := a.queue.Discard(ctx, queue.Lane(id), queue.ReasonDisabled); err != nil && !errors.Is(err, queue.ErrGone) {
+			return nil, err
+		}
+		discarded = true
+		s, err = a.store.UpdateSubscription(ctx, id, step)
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errNoSubscription()
 	}
@@ -263,22 +276,37 @@ func (a *API) deleteSubscription(c *call) error {
 	return c.empty()
 }
 
+// enabledType is the type of the operational event of a subscription that was enabled.
+const enabledType = reservedPrefix + "subscription.enabled"
+
+// enableSubscription makes a subscription active, and takes back what is held against its receiver: whoever
+// enables it, also while it is active, says that it is worth another try.
 func (a *API) enableSubscription(c *call) error {
 	s, err := c.subscription()
 	if err != nil {
 		return err
 	}
-	now := a.moment()
-	return a.update(c, s.ID, func(s *store.Subscription) error {
+	now, enabled := a.moment(), false
+	s, err = a.change(c, s.ID, func(s *store.Subscription) error {
+		enabled = false // the step may be taken over again
 		switch s.State {
 		case store.StatePending:
 			return newProblem(conflict, "the subscription waits for its confirmation; it becomes active with it")
 		case store.StatePaused, store.StateDisabled:
 			s.State, s.StateReason, s.StateSince = store.StateActive, "", now
+			s.Discarding, enabled = false, true
 		case store.StateActive:
 		}
+		forgetHealth(s)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	if enabled {
+		a.operational(c.r.Context(), s, enabledType)
+	}
+	return c.answer(http.StatusOK, viewSubscription(s))
 }
 
 // reasonOwner is the reason of a subscription that was paused through the API.
@@ -371,22 +399,6 @@ func (a *API) pingSubscription(c *call) error {
 
 type idView struct {
 	ID string `json:"id"`
-}
-
-type retriedView struct {
-	Retried int `json:"retried"`
-}
-
-func (a *API) retrySubscription(c *call) error {
-	s, err := c.subscription()
-	if err != nil {
-		return err
-	}
-	n, err := a.queue.RetryDead(c.r.Context(), queue.Lane(s.ID), queue.DeadSelection{})
-	if err != nil {
-		return err
-	}
-	return c.answer(http.StatusAccepted, retriedView{n})
 }
 
 // apply reads the input over next and judges all of it. It returns the signing secret that was
