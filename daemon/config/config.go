@@ -108,7 +108,7 @@ type Delivery struct {
 	OnDisabled string `yaml:"on_disabled" reload:"yes"`
 	// Ordering is "none", "key" or "strict".
 	Ordering string `yaml:"ordering" reload:"yes"`
-	// RateLimit is the most pushes a second to one subscription, 0 (no limit) to 100,000.
+	// RateLimit is the most records a second to one subscription, 0.0001 to 100,000; 0 is no limit.
 	RateLimit float64 `yaml:"rate_limit" reload:"yes"`
 }
 

@@ -49,6 +49,10 @@ delivery:
   jitter: 0.25
   max_concurrency: 3
   workers: 4
+  disable_after: {duration: 2d12h, failures: 50}
+  on_disabled: discard
+  ordering: key
+  rate_limit: 0.5
 egress:
   allow_networks: [10.0.0.0/8, "::ffff:192.168.0.0/112", fd00::1]
   deny_networks: [10.1.2.3]
@@ -101,6 +105,10 @@ func TestParseEverything(t *testing.T) {
 	want.Delivery.Jitter = 0.25
 	want.Delivery.MaxConcurrency = 3
 	want.Delivery.Workers = 4
+	want.Delivery.DisableAfter = DisableAfter{Duration: 60 * time.Hour, Failures: 50}
+	want.Delivery.OnDisabled = "discard"
+	want.Delivery.Ordering = "key"
+	want.Delivery.RateLimit = 0.5
 	want.Egress = Egress{
 		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("fd00::1/128")},
 		DenyNetworks:  []netip.Prefix{netip.MustParsePrefix("10.1.2.3/32")},
@@ -185,7 +193,10 @@ func TestEnvironmentRefusals(t *testing.T) {
 		{"list element", "", "HERALD_EGRESS_ALLOW_NETWORKS=10.0.0.0/8,,x", "HERALD_EGRESS_ALLOW_NETWORKS: " + wantNetwork + "\nHERALD_EGRESS_ALLOW_NETWORKS: " + wantNetwork},
 		{"schedule", "", "HERALD_DELIVERY_RETRY_SCHEDULE=5s,slow", "HERALD_DELIVERY_RETRY_SCHEDULE: " + wantSchedule},
 		{"bool", "", "HERALD_EGRESS_HTTPS_ONLY=1", "HERALD_EGRESS_HTTPS_ONLY: must be true or false"},
-		{"not yet", "", "HERALD_DELIVERY_ORDERING=key", "HERALD_DELIVERY_ORDERING: this version does not order deliveries yet; remove the line to keep the default"},
+		{"not yet", "", "HERALD_SUBSCRIPTIONS_VALIDATION=required", "HERALD_SUBSCRIPTIONS_VALIDATION: this version does not ask receivers to confirm a subscription yet; remove the line to keep the default"},
+		{"word", "", "HERALD_DELIVERY_ORDERING=fifo", "HERALD_DELIVERY_ORDERING: must be one of none, key, strict"},
+		{"tiny rate", "", "HERALD_DELIVERY_RATE_LIMIT=1e-9", "HERALD_DELIVERY_RATE_LIMIT: must be 0, or from 0.0001 to 100000"},
+		{"short time", "", "HERALD_DELIVERY_DISABLE_AFTER_DURATION=59s", "HERALD_DELIVERY_DISABLE_AFTER_DURATION: must be 0, or from 1m to 365d"},
 		{"the file stays wrong", "delivery: {workers: x}\n", "HERALD_DELIVERY_WORKERS=3", "line 1: delivery.workers: must be a whole number"},
 		{"contradicts the file", "admin_token: abcdefghijklmnopqrstuvwx\n", "HERALD_ADMIN_TOKEN_FILE=f", "HERALD_ADMIN_TOKEN_FILE: excludes admin_token; set one of the two"},
 		{"socket from systemd", "", "RUNTIME_DIRECTORY=/" + strings.Repeat("r", 100), "listen.socket: the path of the unix socket is longer than 107 bytes, which the system does not take; set a shorter one"},

@@ -8,17 +8,12 @@ import "reflect"
 func unavailable() map[string]string {
 	const endpoints = "does not send to devices"
 	return map[string]string{
-		"subscriptions.validation":        "does not ask receivers to confirm a subscription",
-		"delivery.disable_after.duration": "does not disable failing subscriptions",
-		"delivery.disable_after.failures": "does not disable failing subscriptions",
-		"delivery.on_disabled":            "does not disable failing subscriptions",
-		"delivery.ordering":               "does not order deliveries",
-		"delivery.rate_limit":             "does not limit the rate of pushes",
-		"identity.cert":                   "does not sign with a certificate",
-		"identity.key":                    "does not sign with a certificate",
-		"providers.fcm.url":               endpoints,
-		"providers.apns.url":              endpoints,
-		"providers.webpush.url":           endpoints,
+		"subscriptions.validation": "does not ask receivers to confirm a subscription",
+		"identity.cert":            "does not sign with a certificate",
+		"identity.key":             "does not sign with a certificate",
+		"providers.fcm.url":        endpoints,
+		"providers.apns.url":       endpoints,
+		"providers.webpush.url":    endpoints,
 	}
 }
 

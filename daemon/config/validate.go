@@ -53,13 +53,11 @@ func validate(c *Config, d *decoder, env []string) {
 	within(j, "delivery.jitter", c.Delivery.Jitter, 0, 0.5)
 	within(j, "delivery.max_concurrency", c.Delivery.MaxConcurrency, 1, 10_000)
 	within(j, "delivery.workers", c.Delivery.Workers, 1, 100_000)
-	if c.Delivery.DisableAfter.Duration != 0 {
-		within(j, "delivery.disable_after.duration", c.Delivery.DisableAfter.Duration, time.Minute, 365*day)
-	}
+	orZero(j, "delivery.disable_after.duration", c.Delivery.DisableAfter.Duration, time.Minute, 365*day)
 	within(j, "delivery.disable_after.failures", c.Delivery.DisableAfter.Failures, 0, 1_000_000)
 	j.oneOf("delivery.on_disabled", c.Delivery.OnDisabled, "hold", "discard")
 	j.oneOf("delivery.ordering", c.Delivery.Ordering, "none", "key", "strict")
-	within(j, "delivery.rate_limit", c.Delivery.RateLimit, 0, 100_000)
+	orZero(j, "delivery.rate_limit", c.Delivery.RateLimit, 0.0001, 100_000)
 
 	j.proxy(c.Egress.Proxy)
 	j.authorities(c.Egress.CAFile)
@@ -68,9 +66,7 @@ func validate(c *Config, d *decoder, env []string) {
 	within(j, "retention.events", c.Retention.Events, time.Second, 3650*day)
 	within(j, "retention.attempts", c.Retention.Attempts, time.Second, 3650*day)
 	within(j, "retention.dead", c.Retention.Dead, time.Second, 3650*day)
-	if c.Retention.MaxBytes != 0 {
-		within(j, "retention.max_bytes", c.Retention.MaxBytes, 16<<20, 1<<50)
-	}
+	orZero(j, "retention.max_bytes", c.Retention.MaxBytes, 16<<20, 1<<50)
 
 	within(j, "limits.body_bytes", c.Limits.BodyBytes, 1<<10, 256<<20)
 	within(j, "limits.payload_bytes", c.Limits.PayloadBytes, 1<<10, 256<<20)
@@ -106,6 +102,14 @@ func (j judge) oneOf(path, value string, choices ...string) {
 func within[T cmp.Ordered](j judge, path string, value, least, most T) {
 	if value < least || value > most {
 		j.refuse(path, "must be from "+show(least)+" to "+show(most))
+	}
+}
+
+// orZero is within for a key whose zero value switches something off.
+func orZero[T cmp.Ordered](j judge, path string, value, least, most T) {
+	var zero T
+	if value != zero && (value < least || value > most) {
+		j.refuse(path, "must be 0, or from "+show(least)+" to "+show(most))
 	}
 }
 
