@@ -15,7 +15,7 @@ import (
 // endless always has a delivery due in each of its lanes, and costs next to nothing.
 type endless struct {
 	queue.Queue
-	event   queue.Event
+	leased  [1]queue.Leased
 	lanes   []queue.Lane
 	turn    int
 	aside   []atomic.Bool
@@ -34,13 +34,13 @@ func (q *endless) Claim(ctx context.Context, limit int, room func(queue.Lane) qu
 				continue
 			}
 			q.aside[i].Store(true) // before room: a Wake after it must not be lost
-			n := room(q.lanes[i])
+			n := room(q.lanes[i]).Pushes
 			if n <= 0 {
 				continue
 			}
 			q.aside[i].Store(false)
 			for range min(n, limit-len(dst)) {
-				dst = append(dst, queue.Claim{Delivery: queue.DeliveryID{Seq: 1, Lane: q.lanes[i]}, Event: &q.event, Attempt: 1})
+				dst = append(dst, queue.Claim{Lane: q.lanes[i], Deliveries: q.leased[:], Attempt: 1})
 			}
 			if len(dst) == limit {
 				return dst, nil
@@ -80,7 +80,7 @@ func BenchmarkDispatch(b *testing.B) {
 			ctx, end := context.WithCancel(b.Context())
 			defer end()
 			q := &endless{work: make(chan struct{}, 1), aside: make([]atomic.Bool, n), enough: int64(b.N), end: end}
-			q.event = queue.Event{ID: "evt_1"}
+			q.leased[0] = queue.Leased{Seq: 1, Event: &queue.Event{ID: "evt_1"}}
 			s := &fakeStore{subs: make(map[store.SubscriptionID]*store.Subscription)}
 			for i := range n {
 				id := nth(byte(i))

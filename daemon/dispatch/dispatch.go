@@ -4,7 +4,10 @@
 // It promises:
 //
 //   - One receiver never holds up another. Each lane (subscription) has its own limit, no lane may take
-//     the workers that others need, and one whose receiver hangs is probed with single attempts.
+//     the workers that others need, and one whose receiver fails waits behind a circuit breaker, which lets
+//     single probes out. What waits costs nothing.
+//   - A batch is tried again as the same batch, with the same id; one the receiver refuses for its size is
+//     dissolved.
 //   - The subscription is read at the moment an attempt starts, so a new token, URL or policy holds for
 //     the next attempt, also of deliveries queued long before. Once Changed has returned, nothing
 //     starts any more on what the subscription was before.
@@ -68,47 +71,13 @@ type Options struct {
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil means they are not registered.
 	Registerer prometheus.Registerer
+	// Publish makes an operational event (TypeDisabled and so on) of the account durable for whoever
+	// subscribes to it: data is a JSON object, and id stands for the event, so that a repeat is none. It may wait
+	// for the disk. Nil: there are none.
+	Publish func(ctx context.Context, accountID, eventType string, at time.Time, id string, data []byte) error
 	// Rand returns numbers uniform in [0, 1) for the jitter and is safe for concurrent use; nil means the
 	// runtime's generator.
 	Rand func() float64
-}
-
-// Defaults is the delivery policy of subscriptions that do not override it.
-type Defaults struct {
-	// Timeout bounds an attempt, from the dial to the end of the answer, up to MaxTimeout; 0 means 15 s.
-	Timeout time.Duration
-	// Schedule is the waits between attempts; one without waits means "standard".
-	Schedule queue.Schedule
-	// Jitter varies each wait by up to this share, 0 (none) to MaxJitter.
-	Jitter float64
-	// MaxConcurrency is how many attempts of one subscription may be under way at once; 0 means 64.
-	MaxConcurrency int
-}
-
-func (p Defaults) complete() (*Defaults, error) {
-	if p.Timeout < 0 || p.Timeout > MaxTimeout {
-		return nil, fmt.Errorf("timeout %s is not between 0 and %s", p.Timeout, MaxTimeout)
-	}
-	if p.Timeout == 0 {
-		p.Timeout = 15 * time.Second
-	}
-	if !(p.Jitter >= 0 && p.Jitter <= MaxJitter) { // in this form it also refuses NaN
-		return nil, fmt.Errorf("jitter %v is not between 0 and %v", p.Jitter, MaxJitter)
-	}
-	if p.MaxConcurrency < 0 {
-		return nil, fmt.Errorf("max concurrency %d is negative", p.MaxConcurrency)
-	}
-	if p.MaxConcurrency == 0 {
-		p.MaxConcurrency = 64
-	}
-	if len(p.Schedule.Waits()) == 0 {
-		s, err := queue.ParseSchedule("standard")
-		if err != nil {
-			return nil, fmt.Errorf("default schedule: %w", err)
-		}
-		p.Schedule = s
-	}
-	return &p, nil
 }
 
 // Dispatcher drives deliveries. Make one with New; its methods are safe for concurrent use.
@@ -123,7 +92,10 @@ type Dispatcher struct {
 	defaults atomic.Pointer[Defaults]
 	metrics  *metrics
 
-	storeRead, storeWrite, laneDrop complaint
+	publish func(ctx context.Context, accountID, eventType string, at time.Time, id string, data []byte) error
+	epoch   time.Time // when the clock began
+
+	storeRead, storeWrite, laneDrop, healthWrite, noticeWrite, noticeDrop complaint
 
 	// admitted, set by tests only, is called with mu held for each attempt that starts.
 	admitted func(*store.Subscription)
@@ -137,16 +109,35 @@ type Dispatcher struct {
 	mu       sync.Mutex
 	lanes    map[queue.Lane]*lane
 	held     int // lanes with held set
+	open     int // lanes with an open breaker
 	inFlight int
+	busy     tally // of inFlight
 	draining bool
+	troubles uint64 // how many there have been
+
+	// Work for the goroutines beside the workers, and what rouses them.
+	alarms      alarms
+	alarmed     chan struct{}
+	unread      []*lane
+	readable    chan struct{}
+	unswept     []sweeping
+	sweepable   chan struct{}
+	unstored    []*lane
+	keep        chan struct{}
+	notices     []notice
+	deadNotices int // of notices
+	noticed     chan struct{}
 
 	// The Claim under way.
 	claiming bool
 	round    uint64
-	granted  int // workers promised by room in this round
+	granted  int   // workers promised by room in this round
+	promised tally // of granted
 
 	toWake  []queue.Lane // to be woken before the next Claim
 	starved []*lane      // refused for the sake of other lanes
+	// Lanes that were refused because their kind has its share of the workers.
+	queued  struct{ failed, suspect []*lane }
 	free    chan struct{}
 	waiting bool // the claiming goroutine waits for free
 
@@ -184,8 +175,10 @@ func New(o Options) (*Dispatcher, error) {
 	}
 	d := &Dispatcher{
 		queue: o.Queue, store: o.Store, sender: o.Sender, workers: o.Workers, grace: o.Grace,
-		log: o.Logger, rand: o.Rand,
+		log: o.Logger, rand: o.Rand, publish: o.Publish, epoch: time.Now(),
 		lanes: make(map[queue.Lane]*lane), free: make(chan struct{}, 1),
+		alarmed: make(chan struct{}, 1), readable: make(chan struct{}, 1), sweepable: make(chan struct{}, 1),
+		keep: make(chan struct{}, 1), noticed: make(chan struct{}, 1),
 	}
 	d.defaults.Store(policy)
 	if d.metrics, err = newMetrics(o.Registerer, d); err != nil {
@@ -194,26 +187,20 @@ func New(o Options) (*Dispatcher, error) {
 	return d, nil
 }
 
-// Configure changes the default policy; attempts that start from now on follow it. On an error
-// nothing has changed.
+// Configure changes the default policy; attempts that start from now on follow it, and how much of a lane is
+// claimed follows within moments. On an error nothing has changed.
 func (d *Dispatcher) Configure(p Defaults) error {
 	policy, err := p.complete()
 	if err != nil {
 		return fmt.Errorf("dispatch: %w", err)
 	}
 	d.defaults.Store(policy)
-	// A higher limit may make room in lanes that were refused any.
 	d.mu.Lock()
-	var lanes []queue.Lane
+	defer d.mu.Unlock()
 	for _, l := range d.lanes {
-		if l.refused && !l.held {
-			l.refused = false
-			lanes = append(lanes, l.id)
+		if !l.held {
+			d.toRead(l)
 		}
-	}
-	d.mu.Unlock()
-	if len(lanes) > 0 {
-		d.queue.Wake(lanes...)
 	}
 	return nil
 }
@@ -223,7 +210,7 @@ func (d *Dispatcher) Configure(p Defaults) error {
 // ended, or the error of a queue that cannot be claimed from any more. When it returns no goroutine
 // of the dispatcher is left. It may be called once.
 //
-// The queue has to run until Run has returned, so that the last settlements find it.
+// The queue and the store have to run until Run has returned, so that the last settlements find them.
 func (d *Dispatcher) Run(ctx context.Context) error {
 	if d.ran.Swap(true) {
 		return errors.New("dispatch: Run was called twice")
@@ -234,12 +221,20 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 
 	claimCtx, stop := context.WithCancel(ctx)
 	defer stop()
-	var trimmer sync.WaitGroup
-	trimmer.Go(func() { d.trim(claimCtx) })
+	var beside sync.WaitGroup
+	for _, run := range []func(context.Context){d.trim, d.ring, d.read, d.sweep, d.scan} {
+		beside.Go(func() { run(claimCtx) })
+	}
+	// These two have something to write down when the last attempt has ended.
+	lastCtx, last := context.WithCancel(context.WithoutCancel(ctx))
+	defer last()
+	var behind sync.WaitGroup
+	behind.Go(func() { d.keepHealth(lastCtx) })
+	behind.Go(func() { d.publishNotices(lastCtx) })
 
 	err := d.claim(claimCtx)
 	stop()
-	trimmer.Wait()
+	beside.Wait()
 
 	d.mu.Lock()
 	d.draining = true
@@ -247,14 +242,13 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		close(w.jobs)
 	}
 	d.idle = nil
-	for _, l := range d.lanes {
-		l.stopTimer()
-	}
 	d.mu.Unlock()
 
 	deadline := time.AfterFunc(d.grace, cut)
 	d.wg.Wait()
 	deadline.Stop()
+	last()
+	behind.Wait()
 	return err
 }
 
@@ -307,7 +301,7 @@ func (d *Dispatcher) begin(wake []queue.Lane) (int, []queue.Lane) {
 	}
 	d.claiming = true
 	d.round++
-	d.granted = 0
+	d.granted, d.promised = 0, tally{}
 	wake = append(wake, d.toWake...)
 	d.toWake = d.toWake[:0]
 	return limit, wake

@@ -161,7 +161,7 @@ func TestOutcomes(t *testing.T) {
 			b.q.mu.Lock()
 			defer b.q.mu.Unlock()
 			s := b.q.settled[0]
-			if s.State != want.state || s.Reason != want.reason || s.Delivery != it.Delivery {
+			if s.State != want.state || s.Reason != want.reason || s.Deliveries[0] != it.Deliveries[0] {
 				t.Errorf("%s: settled %+v", class, s)
 			}
 			if s.State == queue.StateRetrying && !s.Due.Equal(now.Add(want.after)) {

@@ -15,33 +15,41 @@ import (
 	"herald/store"
 )
 
-// fakeQueue leases from memory. It asks room once per lane and Claim, sets lanes aside and keeps due
-// times as the contract says; what it does not have panics.
+// fakeQueue leases from memory. It asks room once per lane and Claim, honours what it says but the order, sets
+// lanes aside, keeps due times and batches as the contract says; what it does not have panics.
 type fakeQueue struct {
 	queue.Queue
-	mu      sync.Mutex
-	signal  chan struct{}
-	items   []*item
-	aside   map[queue.Lane]bool
-	dropped map[queue.Lane]int
-	settled []queue.Settlement
-	asks    int // how often room was called
-	wakes   int
-	failing error // of Claim
-	dropErr error
+	mu        sync.Mutex
+	signal    chan struct{}
+	items     []*item
+	aside     map[queue.Lane]bool
+	dropped   map[queue.Lane]int
+	discarded map[queue.Lane]int
+	stats     map[queue.Lane]queue.LaneStats
+	settled   []queue.Settlement
+	rooms     map[queue.Lane]queue.Room // the last that allowed something
+	batches   int
+	asks      int // how often room was called
+	wakes     int
+	failing   error // of Claim
+	dropErr   error
 	// greedy leases more than room allows.
 	greedy bool
 }
 
 type item struct {
-	queue.Claim
-	due          time.Time
+	queue.Claim      // of one delivery
+	batch        int // that it was tried in with others, 0 for none
+	due, since   time.Time
 	leased, done bool
 	last         queue.Settlement
 }
 
 func newFakeQueue() *fakeQueue {
-	return &fakeQueue{signal: make(chan struct{}, 1), aside: make(map[queue.Lane]bool), dropped: make(map[queue.Lane]int)}
+	return &fakeQueue{
+		signal: make(chan struct{}, 1), aside: make(map[queue.Lane]bool), dropped: make(map[queue.Lane]int),
+		discarded: make(map[queue.Lane]int), stats: make(map[queue.Lane]queue.LaneStats), rooms: make(map[queue.Lane]queue.Room),
+	}
 }
 
 func (q *fakeQueue) notify() {
@@ -52,18 +60,23 @@ func (q *fakeQueue) notify() {
 }
 
 // add makes n deliveries of a lane due and returns them.
-func (q *fakeQueue) add(lane queue.Lane, n int) []*item {
+func (q *fakeQueue) add(lane queue.Lane, n int) []*item { return q.addTyped(lane, n, "task.create") }
+
+func (q *fakeQueue) addTyped(lane queue.Lane, n int, eventType string) []*item {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	first := len(q.items)
 	for range n {
 		seq := uint64(len(q.items) + 1)
+		now := time.Now()
 		q.items = append(q.items, &item{
 			Claim: queue.Claim{
-				Delivery: queue.DeliveryID{Seq: seq, Lane: lane}, Attempt: 1,
-				Event: &queue.Event{ID: "evt_" + strconv.FormatUint(seq, 10), AccountID: "default", Data: []byte(`{"secret":"payload"}`)},
+				Lane: lane, Attempt: 1,
+				Deliveries: []queue.Leased{{Seq: seq, Event: &queue.Event{
+					ID: "evt_" + strconv.FormatUint(seq, 10), AccountID: "default", Type: eventType, AcceptedAt: now, Data: []byte(`{"secret":"payload"}`),
+				}}},
 			},
-			due: time.Now(),
+			due: now, since: now,
 		})
 	}
 	q.notify()
@@ -78,33 +91,52 @@ func (q *fakeQueue) Claim(ctx context.Context, limit int, room func(queue.Lane) 
 			return dst, q.failing
 		}
 		var next time.Time
-		asked := make(map[queue.Lane]int)
+		later := func(t time.Time) {
+			if next.IsZero() || t.Before(next) {
+				next = t
+			}
+		}
+		rooms := make(map[queue.Lane]*queue.Room)
 		start := len(dst)
-		for _, it := range q.items {
+		for i, it := range q.items {
 			lane := it.Lane
 			if it.leased || it.done || q.aside[lane] || len(dst)-start == limit {
 				continue
 			}
-			if wait := time.Until(it.due); wait > 0 {
-				if next.IsZero() || it.due.Before(next) {
-					next = it.due
-				}
+			if time.Until(it.due) > 0 {
+				later(it.due)
 				continue
 			}
-			left, ok := asked[lane]
-			if !ok {
+			r := rooms[lane]
+			if r == nil {
 				q.asks++
-				left = room(lane)
+				answer := room(lane)
+				r = &answer
+				if r.Pushes <= 0 {
+					q.aside[lane] = true
+					continue
+				}
+				if r.Total == 0 {
+					r.Total = 1 << 30
+				}
+				q.rooms[lane], rooms[lane] = answer, r
 			}
-			if left <= 0 && !ok {
-				q.aside[lane] = true
+			if (r.Pushes <= 0 || r.Total <= 0) && !q.greedy {
 				continue
 			}
-			asked[lane] = left - 1
-			if left > 0 || q.greedy {
-				it.leased = true
-				dst = append(dst, it.Claim)
+			together := q.together(i, min(r.Records, r.Total))
+			if full := it.since.Add(r.Wait); it.Attempt == 1 && len(together) < r.Records && time.Until(full) > 0 {
+				later(full)
+				continue
 			}
+			c := queue.Claim{Lane: lane, Attempt: it.Attempt, Retries: it.Retries}
+			for _, x := range together {
+				x.leased = true
+				c.Deliveries = append(c.Deliveries, x.Deliveries[0])
+			}
+			r.Pushes--
+			r.Total -= len(together)
+			dst = append(dst, c)
 		}
 		q.mu.Unlock()
 		if len(dst) > start {
@@ -123,6 +155,20 @@ func (q *fakeQueue) Claim(ctx context.Context, limit int, room func(queue.Lane) 
 	}
 }
 
+// together returns what goes with the first: its batch, or other first attempts of the lane up to n.
+func (q *fakeQueue) together(first, n int) []*item {
+	it := q.items[first]
+	all := []*item{it}
+	for _, x := range q.items[first+1:] {
+		switch {
+		case x.Lane != it.Lane || x.leased || x.done || x.batch != it.batch:
+		case it.batch != 0 || len(all) < n && it.Attempt == 1 && x.Attempt == 1:
+			all = append(all, x)
+		}
+	}
+	return all
+}
+
 func (q *fakeQueue) Wake(lanes ...queue.Lane) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -137,28 +183,55 @@ func (q *fakeQueue) Settle(ss ...queue.Settlement) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, s := range ss {
-		it := q.items[s.Deliveries[0].Seq-1]
-		if !it.leased || it.done {
-			panic("settled what is not leased")
-		}
 		q.settled = append(q.settled, s)
-		it.leased = false
-		it.last = s
-		if s.Attempt != nil {
-			it.Attempt++
-		}
-		switch s.State {
-		case queue.StatePending:
-		case queue.StateRetrying:
-			it.due = s.Due
-			if s.Attempt != nil {
-				it.Retries++
+		q.batches++
+		for _, leased := range s.Deliveries {
+			it := q.items[leased.Seq-1]
+			if !it.leased || it.done {
+				panic("settled what is not leased")
 			}
-		default:
-			it.done = true
+			it.leased = false
+			it.last = s
+			if s.Attempt != nil {
+				it.Attempt++
+			}
+			switch s.State {
+			case queue.StatePending:
+			case queue.StateRetrying:
+				it.due = s.Due
+				if s.Attempt != nil {
+					it.Retries++
+				}
+				if it.batch = 0; len(s.Deliveries) > 1 && !s.Dissolve {
+					it.batch = q.batches
+				}
+			default:
+				it.done = true
+			}
 		}
 	}
 	q.notify()
+}
+
+func (q *fakeQueue) LaneStats(lane queue.Lane) queue.LaneStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.stats[lane]
+}
+
+func (q *fakeQueue) Discard(_ context.Context, lane queue.Lane, _ string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.dropErr != nil {
+		return q.dropErr
+	}
+	q.discarded[lane]++
+	for _, it := range q.items {
+		if it.Lane == lane && !it.leased {
+			it.done = true
+		}
+	}
+	return nil
 }
 
 func (q *fakeQueue) DropLane(_ context.Context, lane queue.Lane) error {
@@ -202,6 +275,9 @@ type fakeStore struct {
 	readErr   error
 	updateErr error
 	reads     int
+	updates   int
+	// onUpdate is called before an update, without the lock.
+	onUpdate func()
 	// afterRead is called with what a read found, before it returns.
 	afterRead func(*store.Subscription)
 }
@@ -226,6 +302,11 @@ func (s *fakeStore) Subscription(_ context.Context, id store.SubscriptionID) (*s
 func (s *fakeStore) UpdateSubscription(_ context.Context, id store.SubscriptionID, change func(*store.Subscription) error) (*store.Subscription, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if hook := s.onUpdate; hook != nil {
+		s.mu.Unlock()
+		hook()
+		s.mu.Lock()
+	}
 	if s.updateErr != nil {
 		return nil, s.updateErr
 	}
@@ -238,7 +319,24 @@ func (s *fakeStore) UpdateSubscription(_ context.Context, id store.SubscriptionI
 		return nil, err
 	}
 	s.subs[id] = c
+	s.updates++
 	return c, nil
+}
+
+func (s *fakeStore) Subscriptions(_ context.Context, _ string, after store.SubscriptionID, limit int) ([]*store.Subscription, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.readErr != nil {
+		return nil, s.readErr
+	}
+	var list []*store.Subscription
+	for id, sub := range s.subs {
+		if bytes.Compare(id[:], after[:]) > 0 {
+			list = append(list, sub)
+		}
+	}
+	slices.SortFunc(list, func(a, b *store.Subscription) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return list[:min(len(list), limit)], nil
 }
 
 type sendFunc func(ctx context.Context, sub *store.Subscription, p queue.Push) queue.Outcome

@@ -53,7 +53,7 @@ func TestShutdown(t *testing.T) {
 		if it := b.q.items[1]; it.last.State != queue.StatePending || it.last.Attempt != nil || it.leased {
 			t.Errorf("the one beyond the grace: %+v", it.last)
 		}
-		if it := b.q.items[3]; it.leased || !it.last.Delivery.IsZero() {
+		if it := b.q.items[3]; it.leased || len(it.last.Deliveries) != 0 {
 			t.Errorf("the one after the end: %+v", it.last)
 		}
 		if err := b.Run(t.Context()); err == nil {
@@ -162,7 +162,7 @@ func TestLog(t *testing.T) {
 			{"level=INFO", "msg=attempt", "attempt=1", "outcome=retry", "status=500", `error="the receiver answered 500`, "next=2000-01-01T00:01:00"},
 			{"level=DEBUG", "msg=attempt", "attempt=2", "outcome=delivered", "status=204", "next=delivered"},
 		} {
-			for _, w := range append(want, "subscription="+id, "delivery="+it.Delivery.String(), "event=evt_1", "duration_ms=") {
+			for _, w := range append(want, "subscription="+id, "delivery="+it.Delivery(0).String(), "event=evt_1", "duration_ms=") {
 				if !strings.Contains(lines[i], w) {
 					t.Errorf("line %q lacks %s", lines[i], w)
 				}

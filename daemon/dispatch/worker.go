@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"herald/queue"
+	"herald/store"
 )
 
 // worker is a goroutine that makes one attempt after another. They are reused because net/http grows
@@ -17,6 +18,12 @@ type job struct {
 	claim queue.Claim
 	lane  *lane
 	gen   uint64 // of the lane when the job was assigned
+	// policy is that of the lane then; admit brings it up to date.
+	policy *policy
+	// sub is the subscription as it was when the attempt started.
+	sub *store.Subscription
+	// probe: the breaker was open.
+	probe bool
 }
 
 // assign ends the round of claiming and gives each claim a worker.
@@ -24,6 +31,7 @@ func (d *Dispatcher) assign(claims []queue.Claim) {
 	var over []queue.Claim
 	d.mu.Lock()
 	d.claiming = false
+	var now int64
 	for i := range claims {
 		c := &claims[i]
 		l := d.lanes[c.Lane]
@@ -36,7 +44,18 @@ func (d *Dispatcher) assign(claims []queue.Claim) {
 		l.allowance--
 		l.inFlight++
 		d.inFlight++
-		j := job{claim: *c, lane: l, gen: l.gen}
+		d.busy.add(l, 1)
+		j := job{claim: *c, lane: l, gen: l.gen, policy: l.policy}
+		if l.trouble.open() {
+			j.probe, l.trouble.probing = true, true
+			d.metrics.transitions[BreakerHalfOpen].Inc()
+		}
+		if l.bucket.interval > 0 {
+			if now == 0 {
+				now = d.clock()
+			}
+			l.count(c, now, d)
+		}
 		if n := len(d.idle); n > 0 {
 			w := d.idle[n-1]
 			d.idle[n-1] = nil
@@ -48,14 +67,17 @@ func (d *Dispatcher) assign(claims []queue.Claim) {
 		w := &worker{jobs: make(chan job, 1)}
 		d.wg.Go(func() { d.work(w, j) })
 	}
+	// Workers that were promised and not needed are there for others.
+	d.granted, d.promised = 0, tally{}
+	d.unstarve(nil)
 	d.mu.Unlock()
 	d.giveBack(returnedOver, over)
 }
 
 func (d *Dispatcher) work(w *worker, j job) {
 	for ok := true; ok; j, ok = <-w.jobs {
-		out := d.deliver(&j)
-		again, goOn := d.finish(w, j.lane, &out)
+		out, at := d.deliver(&j)
+		again, goOn := d.finish(w, &j, &out, at)
 		j = job{} // while idle it would keep an event in memory
 		if again != nil {
 			d.queue.Wake(again...)
@@ -66,30 +88,34 @@ func (d *Dispatcher) work(w *worker, j job) {
 	}
 }
 
-// finish takes a job that was settled off the books; out has no class when no attempt was made. It
-// returns the lanes the caller has to wake, and whether the worker is to wait for another job.
-func (d *Dispatcher) finish(w *worker, l *lane, out *queue.Outcome) (wake []queue.Lane, goOn bool) {
+// finish takes a job that was settled off the books; out has no class when no attempt was made, at is when it
+// ended. It returns the lanes the caller has to wake, and whether the worker is to wait for another job.
+func (d *Dispatcher) finish(w *worker, j *job, out *queue.Outcome, at time.Time) (wake []queue.Lane, goOn bool) {
+	l := j.lane
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.busy.add(l, -l.inFlight)
 	l.inFlight--
 	d.inFlight--
 	l.tick = d.tick
+	if j.probe && l.trouble != nil {
+		l.trouble.probing = false
+	}
+	disable := ""
 	if out.Class != "" {
-		l.learn(out, d.limit(l))
+		disable = d.judge(j, out, at)
+	}
+	d.busy.add(l, l.inFlight)
+	if disable != "" {
+		d.setHeld(l, true)
+		d.mu.Unlock()
+		d.stopLane(j, disable, at)
+		d.mu.Lock()
 	}
 	if d.wake(l) {
 		wake = append(wake, l.id)
 	}
-	if len(d.starved) > 0 && 2*(d.workers-d.inFlight) >= d.workers {
-		for i, s := range d.starved {
-			s.starved = false
-			if d.wake(s) {
-				wake = append(wake, s.id)
-			}
-			d.starved[i] = nil
-		}
-		d.starved = d.starved[:0]
-	}
+	wake = d.unstarve(wake)
 	if d.waiting {
 		d.waiting = false
 		d.free <- struct{}{} // of capacity 1, and waiting is set only after it was emptied
@@ -124,8 +150,9 @@ func (d *Dispatcher) trim(ctx context.Context) {
 		clear(d.idle[rest:])
 		d.idle = d.idle[:rest]
 		d.minIdle = rest
+		now := d.clock()
 		for id, l := range d.lanes {
-			if l.tick < d.tick && d.forgettable(l) {
+			if l.tick < d.tick && d.forgettable(l, now) {
 				delete(d.lanes, id)
 			}
 		}

@@ -1,0 +1,56 @@
+package dispatch
+
+import (
+	"net/http"
+	"time"
+
+	"herald/queue"
+)
+
+// pace is how quickly a receiver answers: two moving averages of the time of its successes, in seconds, and
+// how many there were since the window shrank for them.
+type pace struct {
+	short, long float32
+	answers     int32
+}
+
+const (
+	// shortShare and longShare are what one answer counts in the averages: a few answers, and a few hundred.
+	shortShare = 1.0 / 8
+	longShare  = 1.0 / 256
+	// paceSlack is how much slower answers may become, beside doubling, before that says something. The noise
+	// of a busy machine stays below it.
+	paceSlack = 0.020
+)
+
+// slower takes the time of one more success, and says whether answers have become much slower than they
+// were. A receiver that stays slow is no longer so after some hundred answers.
+func (p *pace) slower(d time.Duration) bool {
+	x := float32(d.Seconds())
+	if p.long == 0 {
+		p.short, p.long = x, max(x, 1e-9)
+	}
+	p.short += (x - p.short) * shortShare
+	p.long += (x - p.long) * longShare
+	p.answers++
+	return p.short > 2*p.long+paceSlack
+}
+
+// learn adjusts the window by what a push came to, between 1 and limit. It opens by one with each success,
+// and so doubles in the time of one answer. It is halved by each push that got no answer, or the answer that
+// there are too many. While answers become slower it shrinks by a quarter with each round of them. A
+// receiver that hangs soon holds one worker, while the rest of its deliveries wait at no cost. Other failures
+// leave the window as it is: they come quickly.
+func (l *lane) learn(out *queue.Outcome, limit int) {
+	switch {
+	case out.Class == queue.ClassDelivered && !l.pace.slower(out.Duration):
+		l.window = min(l.window+1, limit)
+	case out.Class == queue.ClassDelivered:
+		if int(l.pace.answers) >= l.window { // those that were under way when it shrank have been heard
+			l.pace.answers = 0
+			l.window = min(max(l.window-max(l.window/4, 1), 1), limit)
+		}
+	case out.Status == 0, out.Status == http.StatusTooManyRequests, out.Status == http.StatusServiceUnavailable:
+		l.window = max(min(l.window, limit)/2, 1)
+	}
+}
