@@ -77,6 +77,9 @@ type seen struct {
 	method, target, contentType, key, body string
 }
 
+// second is so many seconds after eight o'clock.
+func second(n int) time.Time { return time.Date(2026, 11, 22, 8, 0, n, 0, time.UTC) }
+
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -272,9 +275,72 @@ func TestCalls(t *testing.T) {
 		},
 		{
 			"retry dead",
-			func(c *Client) (any, error) { return c.RetryDead(ctx, "s1") },
-			seen{"POST", "/subscriptions/s1/retry", "", "", ""},
-			`{"retried":7}`, 7,
+			func(c *Client) (any, error) { return c.RetryDead(ctx, "s1", DeadSelection{}) },
+			seen{"POST", "/subscriptions/s1/retry", "application/json", "", `{}`},
+			`{"retried":3}`, 3,
+		},
+		{
+			"retry some dead",
+			func(c *Client) (any, error) {
+				return c.RetryDead(ctx, "s1", DeadSelection{ReasonExpired, "task.create", at, at.Add(time.Hour), 2.5})
+			},
+			seen{
+				"POST", "/subscriptions/s1/retry", "application/json", "",
+				`{"reason":"expired","type":"task.create","since":"2026-11-22T08:00:00.005Z","until":"2026-11-22T09:00:00.005Z","rate":2.5}`,
+			},
+			`{"retried":3}`, 3,
+		},
+		{
+			"count dead",
+			func(c *Client) (any, error) { return c.CountDead(ctx, "s1", DeadSelection{Reason: ReasonExhausted}) },
+			seen{"POST", "/subscriptions/s1/retry", "application/json", "", `{"reason":"exhausted","dryRun":true}`},
+			`{"count":4}`, 4,
+		},
+		{
+			"status",
+			func(c *Client) (any, error) { return c.SubscriptionStatus(ctx, "s1") },
+			seen{"GET", "/subscriptions/s1/status", "", "", ""},
+			`{"state":"active","stateSince":"2026-11-22T08:00:00Z","deliveries":{"pending":1,"retrying":2,"delivering":3,"dead":4,"held":5},` +
+				`"oldestPendingAt":"2026-11-22T08:00:01Z","nextRetryAt":"2026-11-22T08:00:02Z","breaker":{"state":"half-open","since":"2026-11-22T08:00:03Z",` +
+				`"failures":6,"failingSince":"2026-11-22T08:00:04Z","nextProbeAt":"2026-11-22T08:00:05Z"},"concurrency":{"inFlight":7,"window":8,"max":9},` +
+				`"restUntil":"2026-11-22T08:00:06Z","catchingUp":true,"disableAt":"2026-11-22T08:00:07Z","failuresLeft":10,"warnedPercent":50}`,
+			Status{
+				State: StateActive, StateSince: second(0), Deliveries: DeliveryCounts{1, 2, 3, 4, 5},
+				OldestPendingAt: second(1), NextRetryAt: second(2),
+				Breaker:     Breaker{BreakerHalfOpen, second(3), 6, second(4), second(5)},
+				Concurrency: Concurrency{7, 8, 9}, RestUntil: second(6), CatchingUp: true,
+				DisableAt: second(7), FailuresLeft: 10, WarnedPercent: 50,
+			},
+		},
+		{
+			"create by policy",
+			func(c *Client) (any, error) {
+				return c.CreateSubscription(ctx, SubscriptionInput{
+					DataCallbackURL: "u", NumberOfRecords: 100, Filter: json.RawMessage(`{ "a<b":1.50}`),
+					Delivery: &DeliveryPolicy{
+						RateLimit: 0.5, RateBurst: 3, Ordering: OrderKey, OrderingKey: "customer.id",
+						DisableAfter: &DisableAfter{Duration: "5d", Failures: 9}, OnDisabled: OnDisabledDiscard,
+					},
+				})
+			},
+			seen{
+				"POST", "/subscriptions", "application/json", "", `{"dataCallbackURL":"u","numberOfRecords":100,"filter":{"a<b":1.50},"delivery":{"rateLimit":0.5,` +
+					`"rateBurst":3,"ordering":"key","orderingKey":"customer.id","disableAfter":{"duration":"5d","failures":9},"onDisabled":"discard"}}`,
+			},
+			`{"id":"s1","filter":{"a<b":1.50},"delivery":{"rateLimit":0.5,"disableAfter":{"duration":"120h"}}}`,
+			Subscription{
+				ID: "s1", Filter: json.RawMessage(`{"a<b":1.50}`),
+				Delivery: &DeliveryPolicy{RateLimit: 0.5, DisableAfter: &DisableAfter{Duration: "120h"}},
+			},
+		},
+		{
+			"never disabled",
+			func(c *Client) (any, error) {
+				return c.ReplaceSubscription(ctx, "s1", SubscriptionInput{DataCallbackURL: "u", Delivery: &DeliveryPolicy{DisableAfter: &DisableAfter{}}})
+			},
+			seen{"PUT", "/subscriptions/s1", "application/json", "", `{"dataCallbackURL":"u","delivery":{"disableAfter":{}}}`},
+			`{"id":"s1","delivery":{"disableAfter":{}}}`,
+			Subscription{ID: "s1", Delivery: &DeliveryPolicy{DisableAfter: &DisableAfter{}}},
 		},
 		{
 			"publish keeps the data byte for byte",
@@ -441,11 +507,17 @@ func TestCallsRefusedHere(t *testing.T) {
 		"empty subscription":  func() error { _, err := c.Subscription(ctx, ""); return err },
 		"replace nothing":     func() error { _, err := c.ReplaceSubscription(ctx, "", SubscriptionInput{}); return err },
 		"patch nothing":       func() error { _, err := c.PatchSubscription(ctx, "", nil); return err },
-		"ping nothing":        func() error { _, err := c.Ping(ctx, ""); return err },
-		"event":               func() error { _, err := c.Event(ctx, ""); return err },
-		"delivery":            func() error { _, err := c.Delivery(ctx, ""); return err },
-		"retry":               func() error { _, err := c.RetryDelivery(ctx, ""); return err },
-		"no data":             func() error { _, err := c.Publish(ctx, Event{Type: "a"}); return err },
+		"status of nothing":   func() error { _, err := c.SubscriptionStatus(ctx, ""); return err },
+		"retry nothing":       func() error { _, err := c.RetryDead(ctx, "", DeadSelection{}); return err },
+		"broken filter": func() error {
+			_, err := c.CreateSubscription(ctx, SubscriptionInput{Filter: json.RawMessage(`{},"method":"GET"`)})
+			return err
+		},
+		"ping nothing": func() error { _, err := c.Ping(ctx, ""); return err },
+		"event":        func() error { _, err := c.Event(ctx, ""); return err },
+		"delivery":     func() error { _, err := c.Delivery(ctx, ""); return err },
+		"retry":        func() error { _, err := c.RetryDelivery(ctx, ""); return err },
+		"no data":      func() error { _, err := c.Publish(ctx, Event{Type: "a"}); return err },
 		"broken data": func() error {
 			_, err := c.PublishBatch(ctx, Batch{Events: []Event{{Type: "a", Data: []byte(`{},"id":"x"`)}}})
 			return err

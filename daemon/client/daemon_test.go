@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -255,8 +256,28 @@ func TestRealDaemon(t *testing.T) {
 	if list := all(t, c.Deliveries(ctx, client.DeliveryFilter{State: client.DeliveryDelivered, Since: time.Now().Add(-time.Minute), PageSize: 1})); len(list) != 2 {
 		t.Errorf("delivered: %+v", list)
 	}
-	if n := must[int](t)(c.RetryDead(ctx, s.ID)); n != 0 {
+	if n := must[int](t)(c.CountDead(ctx, s.ID, client.DeadSelection{Reason: client.ReasonExhausted, Since: time.Now().Add(-time.Hour)})); n != 0 {
+		t.Errorf("%d dead ones counted", n)
+	}
+	if n := must[int](t)(c.RetryDead(ctx, s.ID, client.DeadSelection{})); n != 0 {
 		t.Errorf("%d dead ones retried", n)
+	}
+	if list := all(t, c.Deliveries(ctx, client.DeliveryFilter{State: client.DeliveryDead, Reason: client.ReasonExpired})); len(list) != 0 {
+		t.Errorf("dead: %+v", list)
+	}
+	if x := must[client.Status](t)(c.SubscriptionStatus(ctx, s.ID)); x.State != client.StateActive || x.Breaker.State != client.BreakerClosed ||
+		x.Concurrency.Max != 2 || x.Deliveries.Dead != 0 {
+		t.Errorf("status %+v", x)
+	}
+	in.Filter, in.NumberOfRecords = json.RawMessage(`{"x":{"$prefix":"re"}}`), 5
+	in.Delivery = &client.DeliveryPolicy{
+		RateLimit: 2.5, RateBurst: 4, Ordering: client.OrderKey, OrderingKey: "x",
+		DisableAfter: &client.DisableAfter{Duration: "5d", Failures: 7}, OnDisabled: client.OnDisabledDiscard,
+	}
+	replaced := must[client.Subscription](t)(c.ReplaceSubscription(ctx, s.ID, in))
+	in.Delivery.DisableAfter.Duration = "120h"
+	if !bytes.Equal(replaced.Filter, in.Filter) || replaced.NumberOfRecords != 5 || !reflect.DeepEqual(replaced.Delivery, in.Delivery) {
+		t.Errorf("replaced with %+v, delivery %+v", replaced, replaced.Delivery)
 	}
 
 	// The end of it all.

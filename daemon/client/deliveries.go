@@ -55,10 +55,11 @@ type Attempt struct {
 
 // DeliveryFilter selects deliveries for a listing; zero members do not restrict.
 type DeliveryFilter struct {
-	// Subscription and Event are ids, State is one of the Delivery constants.
+	// Subscription and Event are ids, State is one of the Delivery constants, Reason one of the Reason constants.
 	Subscription string
 	Event        string
 	State        string
+	Reason       string
 	// Since: only of events accepted at this time or later.
 	Since time.Time
 	// After is the id of the last delivery that is not wanted again.
@@ -71,7 +72,7 @@ type DeliveryFilter struct {
 // oldest is reached. Needs the subscribe scope, as all calls on deliveries do.
 func (c *Client) Deliveries(ctx context.Context, f DeliveryFilter) iter.Seq2[Delivery, error] {
 	q := url.Values{}
-	for name, value := range map[string]string{"subscription": f.Subscription, "event": f.Event, "state": f.State} {
+	for name, value := range map[string]string{"subscription": f.Subscription, "event": f.Event, "state": f.State, "reason": f.Reason} {
 		if value != "" {
 			q.Set(name, value)
 		}

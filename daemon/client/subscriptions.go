@@ -42,6 +42,8 @@ type Subscription struct {
 	Resource string `json:"resource,omitempty"`
 	// Events are patterns of event types; empty means all.
 	Events []string `json:"events,omitempty"`
+	// Filter is the conditions on the data of an event; nil means all.
+	Filter json.RawMessage `json:"filter,omitempty"`
 	// Payload is the form of a record, "envelope" or "data".
 	Payload string `json:"payload"`
 	// Method is the HTTP method of a push.
@@ -83,7 +85,8 @@ type SubscriptionInput struct {
 	DataCallbackURL string
 	// ExportFormat is the media type of a push: application/json.
 	ExportFormat string
-	// NumberOfRecords is the most records in one push, 1 to 1000; 1.
+	// NumberOfRecords is the most records in one push, 1 to 1000, with GET only 1; 1. With more than 1 a push
+	// is always a batch.
 	NumberOfRecords int
 	// MaxWaitSeconds is how long a push may wait to fill up, 0 to 3600; nil means 1.
 	MaxWaitSeconds *float64
@@ -92,6 +95,8 @@ type SubscriptionInput struct {
 	Resource string
 	// Events selects by type: "task.create", "task.*", "*.delete"; empty means all.
 	Events []string
+	// Filter selects by the data: a JSON object such as {"customer.country":"NL"}; nil means all.
+	Filter json.RawMessage
 	// Payload is "envelope" or "data"; envelope.
 	Payload string
 	// Method is POST, PUT or GET; POST.
@@ -130,13 +135,14 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 		MaxWaitSeconds  *float64        `json:"maxWaitSeconds,omitempty"`
 		Resource        string          `json:"resource,omitempty"`
 		Events          []string        `json:"events,omitempty"`
+		Filter          json.RawMessage `json:"filter,omitempty"`
 		Payload         string          `json:"payload,omitempty"`
 		Method          string          `json:"method,omitempty"`
 		Authentication  *Authentication `json:"authentication,omitempty"`
 		SigningSecret   json.RawMessage `json:"signingSecret,omitempty"`
 		Delivery        *DeliveryPolicy `json:"delivery,omitempty"`
 	}{
-		s.DataCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Payload,
+		s.DataCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
 		s.Method, s.Authentication, secret, s.Delivery,
 	})
 }
@@ -150,43 +156,6 @@ type Authentication struct {
 	Password string `json:"password,omitempty"`
 	Name     string `json:"name,omitempty"`
 	Value    string `json:"value,omitempty"`
-}
-
-// DeliveryPolicy overrides the configured policy; zero members do not.
-type DeliveryPolicy struct {
-	// TimeoutSeconds bounds one attempt, up to 300.
-	TimeoutSeconds float64 `json:"timeoutSeconds,omitempty"`
-	// RetrySchedule is the waits between attempts.
-	RetrySchedule Schedule `json:"retrySchedule,omitzero"`
-	// MaxConcurrency is how many pushes may be under way at once, 1 to 1000.
-	MaxConcurrency int `json:"maxConcurrency,omitempty"`
-}
-
-// Schedule is a retry schedule: a name ("standard", "day", "quick"), or a list of waits such as
-// "5s", "5m". One of the two is set; both empty means the configured one.
-type Schedule struct {
-	Name  string
-	Waits []string
-}
-
-// IsZero says whether no schedule is given.
-func (s Schedule) IsZero() bool { return s.Name == "" && len(s.Waits) == 0 }
-
-// MarshalJSON writes the name as a string, or the waits as an array.
-func (s Schedule) MarshalJSON() ([]byte, error) {
-	if s.Name != "" {
-		return json.Marshal(s.Name)
-	}
-	return json.Marshal(s.Waits)
-}
-
-// UnmarshalJSON reads either form.
-func (s *Schedule) UnmarshalJSON(b []byte) error {
-	*s = Schedule{}
-	if len(b) > 0 && b[0] == '[' {
-		return json.Unmarshal(b, &s.Waits)
-	}
-	return json.Unmarshal(b, &s.Name)
 }
 
 // CreateSubscription adds a subscription; the next event is already chosen for it. The signing
@@ -248,7 +217,8 @@ func (c *Client) DeleteSubscription(ctx context.Context, id string) error {
 	return c.call(ctx, request{method: http.MethodDelete, path: path}, nil)
 }
 
-// EnableSubscription makes a paused or disabled subscription active; what was held flows.
+// EnableSubscription makes a paused or disabled subscription active; what was held flows. The failures of its
+// receiver are forgotten, also when it is active: it is tried again at once.
 func (c *Client) EnableSubscription(ctx context.Context, id string) (Subscription, error) {
 	var out Subscription
 	err := c.act(ctx, id, "enable", &out)
@@ -285,15 +255,6 @@ func (c *Client) Ping(ctx context.Context, id string) (string, error) {
 	}
 	err := c.act(ctx, id, "ping", &out)
 	return out.ID, err
-}
-
-// RetryDead makes all dead deliveries of the subscription due now and returns how many.
-func (c *Client) RetryDead(ctx context.Context, id string) (int, error) {
-	var out struct {
-		Retried int `json:"retried"`
-	}
-	err := c.act(ctx, id, "retry", &out)
-	return out.Retried, err
 }
 
 func (c *Client) act(ctx context.Context, id, action string, out any) error {
