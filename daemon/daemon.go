@@ -216,8 +216,12 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	}
 	d.api, err = api.New(api.Options{
 		Store: d.store, Queue: d.queue, Settings: settings, Version: d.o.Version,
-		CheckURL:   way.CheckURL,
-		Changed:    func(id store.SubscriptionID) { d.dispatcher.Changed(queue.Lane(id)) },
+		CheckURL: way.CheckURL,
+		Changed:  func(id store.SubscriptionID) { d.dispatcher.Changed(queue.Lane(id)) },
+		Operational: func(_ context.Context, s *store.Subscription, eventType string) {
+			d.dispatcher.Announce(s.ID, eventType)
+		},
+		Status:     d.laneStatus,
 		Ready:      d.ready,
 		Logger:     d.logger.With("part", "api"),
 		Registerer: registry, Gatherer: registry,
@@ -236,6 +240,16 @@ func deliveryPolicy(c *config.Config) (dispatch.Defaults, error) {
 	}, nil
 }
 
+// laneStatus is what the dispatcher knows of a subscription, in the words of the API.
+func (d *Daemon) laneStatus(id store.SubscriptionID) (api.LaneStatus, bool) {
+	s := d.dispatcher.Status(queue.Lane(id))
+	return api.LaneStatus{
+		Breaker: string(s.Breaker), Since: s.Since, Failures: s.Failures, FailingSince: s.FailingSince, ProbeAt: s.ProbeAt,
+		InFlight: s.InFlight, Window: s.Window, Max: s.Max, RestUntil: s.RestUntil, CatchingUp: s.CatchingUp,
+		Warned: s.Warned, BatchLimit: s.BatchLimit,
+	}, s.Known
+}
+
 // apiSettings are the limits of the API.
 func apiSettings(c *config.Config) (api.Settings, error) {
 	token, err := c.ResolveAdminToken()
@@ -245,6 +259,10 @@ func apiSettings(c *config.Config) (api.Settings, error) {
 	s := api.Settings{
 		BodyBytes: int64(c.Limits.BodyBytes), PayloadBytes: int64(c.Limits.PayloadBytes), RatePerToken: c.Limits.RatePerToken,
 		MaxSubscriptionsPerAccount: c.Subscriptions.MaxPerAccount, AdminMoved: c.Admin.Address != "",
+		Policy: store.DeliveryPolicy{
+			MaxConcurrency: c.Delivery.MaxConcurrency, OnDisabled: store.OnDisabled(c.Delivery.OnDisabled),
+			DisableAfter: store.DisableAfter{Set: true, Duration: c.Delivery.DisableAfter.Duration, Failures: c.Delivery.DisableAfter.Failures},
+		},
 	}
 	if token != "" {
 		s.AdminToken = sha256.Sum256([]byte(token.Reveal()))

@@ -26,6 +26,11 @@ type LaneStatus struct {
 	RestUntil time.Time
 	// CatchingUp says that what was held is flowing at a bounded rate.
 	CatchingUp bool
+	// Warned is the highest percentage of what disables it that was warned of.
+	Warned int
+	// BatchLimit is the most records of a push the receiver is known to take; 0 when it has refused none for
+	// its size.
+	BatchLimit int
 }
 
 // The states of a circuit breaker.
@@ -45,6 +50,7 @@ type statusView struct {
 	Concurrency concurrencyView `json:"concurrency"`
 	RestUntil   time.Time       `json:"restUntil,omitzero"`
 	CatchingUp  bool            `json:"catchingUp,omitzero"`
+	BatchLimit  int             `json:"batchLimit,omitzero"`
 	// What is ahead of a subscription that fails.
 	DisableAt     time.Time `json:"disableAt,omitzero"`
 	FailuresLeft  int       `json:"failuresLeft,omitzero"`
@@ -90,7 +96,7 @@ func (a *API) readStatus(c *call) error {
 
 // statusOf is what the store remembers of a subscription to which nothing has been pushed since the start.
 func statusOf(h *store.Health, most int) LaneStatus {
-	l := LaneStatus{Breaker: breakerClosed, Failures: h.Failures, FailingSince: h.FailingSince, Window: most, Max: most}
+	l := LaneStatus{Breaker: breakerClosed, Failures: h.Failures, FailingSince: h.FailingSince, Warned: h.Warned, Window: most, Max: most}
 	if !h.OpenedAt.IsZero() {
 		l.Breaker, l.Since, l.ProbeAt, l.Window = breakerOpen, h.OpenedAt, h.ProbeAt, 1
 	}
@@ -107,7 +113,7 @@ func viewStatus(s *store.Subscription, stats queue.LaneStats, l LaneStatus, afte
 			FailingSince: shown(l.FailingSince), NextProbeAt: shown(l.ProbeAt),
 		},
 		Concurrency: concurrencyView{l.InFlight, l.Window, l.Max},
-		RestUntil:   shown(l.RestUntil), CatchingUp: l.CatchingUp,
+		RestUntil:   shown(l.RestUntil), CatchingUp: l.CatchingUp, BatchLimit: l.BatchLimit,
 	}
 	if s.State == store.StatePaused || s.State == store.StateDisabled {
 		v.Deliveries.Held = stats.Pending + stats.Retrying
@@ -122,7 +128,7 @@ func viewStatus(s *store.Subscription, stats queue.LaneStats, l LaneStatus, afte
 		if after.Failures > 0 {
 			v.FailuresLeft = max(after.Failures-l.Failures, 1) // the push that is one too many has not been made yet
 		}
-		v.WarnedPercent = s.Health.Warned
+		v.WarnedPercent = l.Warned
 	}
 	return v
 }

@@ -39,15 +39,15 @@ func TestStatus(t *testing.T) {
 		},
 		"alive": {
 			stats: stats, change: func(s *store.Subscription) { s.Health = ill }, // older than what the dispatcher knows
-			live: &LaneStatus{Breaker: "closed", Since: at(-1), InFlight: 4, Window: 5, Max: 6, RestUntil: at(1).Add(1234567), CatchingUp: true},
+			live: &LaneStatus{Breaker: "closed", Since: at(-1), InFlight: 4, Window: 5, Max: 6, RestUntil: at(1).Add(1234567), CatchingUp: true, BatchLimit: 50, Warned: 50},
 			want: head + counts + `"breaker":{"state":"closed","since":"2026-11-21T08:29:00Z","failures":0},"concurrency":{"inFlight":4,"window":5,"max":6},` +
-				`"restUntil":"2026-11-21T08:31:00.001Z","catchingUp":true}`,
+				`"restUntil":"2026-11-21T08:31:00.001Z","catchingUp":true,"batchLimit":50}`,
 		},
 		"failing, and about to be disabled": {
 			stats: stats, delivery: `{"disableAfter":{"failures":12}}`, change: func(s *store.Subscription) { s.Health = store.Health{} },
-			live: &LaneStatus{Breaker: "half-open", Since: at(-1), Failures: 12, FailingSince: at(-2), ProbeAt: at(-1), InFlight: 1, Window: 1, Max: 6},
+			live: &LaneStatus{Breaker: "half-open", Since: at(-1), Failures: 12, FailingSince: at(-2), ProbeAt: at(-1), InFlight: 1, Window: 1, Max: 6, Warned: 90},
 			want: head + counts + `"breaker":{"state":"half-open","since":"2026-11-21T08:29:00Z","failures":12,"failingSince":"2026-11-21T08:28:00Z",` +
-				`"nextProbeAt":"2026-11-21T08:29:00Z"},"concurrency":{"inFlight":1,"window":1,"max":6},"failuresLeft":1}`,
+				`"nextProbeAt":"2026-11-21T08:29:00Z"},"concurrency":{"inFlight":1,"window":1,"max":6},"failuresLeft":1,"warnedPercent":90}`,
 		},
 		"failing, and never to be disabled": {
 			stats: stats, delivery: `{"disableAfter":{}}`, change: func(s *store.Subscription) { s.Health = store.Health{FailingSince: at(-2), Failures: 3} },

@@ -303,12 +303,12 @@ func TestCalls(t *testing.T) {
 			`{"state":"active","stateSince":"2026-11-22T08:00:00Z","deliveries":{"pending":1,"retrying":2,"delivering":3,"dead":4,"held":5},` +
 				`"oldestPendingAt":"2026-11-22T08:00:01Z","nextRetryAt":"2026-11-22T08:00:02Z","breaker":{"state":"half-open","since":"2026-11-22T08:00:03Z",` +
 				`"failures":6,"failingSince":"2026-11-22T08:00:04Z","nextProbeAt":"2026-11-22T08:00:05Z"},"concurrency":{"inFlight":7,"window":8,"max":9},` +
-				`"restUntil":"2026-11-22T08:00:06Z","catchingUp":true,"disableAt":"2026-11-22T08:00:07Z","failuresLeft":10,"warnedPercent":50}`,
+				`"restUntil":"2026-11-22T08:00:06Z","catchingUp":true,"batchLimit":11,"disableAt":"2026-11-22T08:00:07Z","failuresLeft":10,"warnedPercent":50}`,
 			Status{
 				State: StateActive, StateSince: second(0), Deliveries: DeliveryCounts{1, 2, 3, 4, 5},
 				OldestPendingAt: second(1), NextRetryAt: second(2),
 				Breaker:     Breaker{BreakerHalfOpen, second(3), 6, second(4), second(5)},
-				Concurrency: Concurrency{7, 8, 9}, RestUntil: second(6), CatchingUp: true,
+				Concurrency: Concurrency{7, 8, 9}, RestUntil: second(6), CatchingUp: true, BatchLimit: 11,
 				DisableAt: second(7), FailuresLeft: 10, WarnedPercent: 50,
 			},
 		},

@@ -25,6 +25,8 @@ type Status struct {
 	RestUntil time.Time `json:"restUntil,omitzero"`
 	// CatchingUp says that what was held flows at a bounded rate.
 	CatchingUp bool `json:"catchingUp,omitempty"`
+	// BatchLimit is the most records of a push the receiver is known to take; 0 if it has refused none.
+	BatchLimit int `json:"batchLimit,omitempty"`
 	// DisableAt is when the subscription is disabled if it goes on failing, FailuresLeft after how many more
 	// failed pushes; zero if that is not ahead. WarnedPercent is how far of it was warned of.
 	DisableAt     time.Time `json:"disableAt,omitzero"`
