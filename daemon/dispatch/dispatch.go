@@ -137,7 +137,7 @@ type Dispatcher struct {
 	toWake  []queue.Lane // to be woken before the next Claim
 	starved []*lane      // refused for the sake of other lanes
 	// Lanes that were refused because their kind has its share of the workers.
-	queued  struct{ failed, suspect []*lane }
+	queued  [kindGood][]*lane
 	free    chan struct{}
 	waiting bool // the claiming goroutine waits for free
 

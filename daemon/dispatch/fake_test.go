@@ -508,6 +508,13 @@ func (b *bench) warm(t *testing.T, id queue.Lane) {
 	}
 }
 
+// settle has a lane used to answers that take so long.
+func (b *bench) settle(id queue.Lane, d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lanes[id].pace = pace{short: float32(d.Seconds()), long: float32(d.Seconds())}
+}
+
 // log of sends: who was called when.
 type calls struct {
 	mu    sync.Mutex

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -27,8 +26,8 @@ func TestHeldStates(t *testing.T) {
 				t.Errorf("%s: %d attempts were made", state, n)
 			}
 			b.q.mu.Lock()
-			if n := len(b.q.settled); n != 1 || b.q.settled[0].Attempt != nil || b.q.settled[0].State != queue.StatePending {
-				t.Errorf("%s: %d settlements %+v, want that one delivery was given back", state, n, b.q.settled)
+			if n := len(b.q.settled); n != 0 || b.q.asks > 2 {
+				t.Errorf("%s: %d deliveries were claimed, %d times asked", state, n, b.q.asks)
 			}
 			b.q.mu.Unlock()
 			b.q.add(nth(1), 1)
@@ -53,11 +52,8 @@ func TestDeleted(t *testing.T) {
 		b.q.add(nth(1), 3)
 		time.Sleep(storeDelay - 1)
 		synctest.Wait()
-		b.q.done(t, 1)
+		b.q.done(t, 0)
 		b.q.mu.Lock()
-		if s := b.q.settled[0]; s.State != queue.StateDiscarded || s.Reason != queue.ReasonUnsubscribed || s.Attempt != nil {
-			t.Errorf("settled %+v", s)
-		}
 		b.q.dropErr = nil
 		b.q.mu.Unlock()
 		time.Sleep(time.Nanosecond)
@@ -142,9 +138,12 @@ func TestNothingStartsAfterChanged(t *testing.T) {
 		inBubble(t, Options{Sender: c.wrap(delivered)}, func(t *testing.T, b *bench) {
 			b.subscribe(nth(1))
 			read, goOn := make(chan struct{}), make(chan struct{})
-			var once sync.Once
+			var reads atomic.Int32
 			b.s.afterRead = func(*store.Subscription) {
-				once.Do(func() { close(read); <-goOn })
+				if reads.Add(1) == 2 { // the first is the reader's
+					close(read)
+					<-goOn
+				}
 			}
 			b.q.add(nth(1), 1)
 			<-read

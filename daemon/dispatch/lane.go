@@ -46,7 +46,7 @@ type lane struct {
 	// only time helps, until is when.
 	refused bool
 	until   int64
-	// starved: the lane stands in Dispatcher.starved; queued: in Dispatcher.suspects.
+	// starved: the lane stands in Dispatcher.starved; queued: in Dispatcher.queued.
 	starved, queued bool
 	// round and allowance are what room answered in the Claim under way.
 	round     uint64

@@ -198,7 +198,7 @@ func TestMetrics(t *testing.T) {
 			want string
 		}{
 			{"herald_dispatch_attempts_total", `
-				# HELP herald_dispatch_attempts_total Attempts by what they came to.
+				# HELP herald_dispatch_attempts_total Pushes by what they came to.
 				# TYPE herald_dispatch_attempts_total counter
 				herald_dispatch_attempts_total{outcome="delivered"} 1
 				herald_dispatch_attempts_total{outcome="gone"} 1
@@ -213,12 +213,14 @@ func TestMetrics(t *testing.T) {
 				herald_dispatch_dead_total{reason="rejected"} 1
 			`},
 			{"herald_dispatch_disabled_total", `
-				# HELP herald_dispatch_disabled_total Subscriptions disabled because their receiver is gone.
+				# HELP herald_dispatch_disabled_total Subscriptions disabled, by reason.
 				# TYPE herald_dispatch_disabled_total counter
-				herald_dispatch_disabled_total 1
+				herald_dispatch_disabled_total{reason="failing"} 0
+				herald_dispatch_disabled_total{reason="failures"} 0
+				herald_dispatch_disabled_total{reason="gone"} 1
 			`},
 			{"herald_dispatch_workers", `
-				# HELP herald_dispatch_workers How many deliveries may be in hand at once.
+				# HELP herald_dispatch_workers How many pushes may be in hand at once.
 				# TYPE herald_dispatch_workers gauge
 				herald_dispatch_workers 77
 			`},

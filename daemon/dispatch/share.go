@@ -10,8 +10,9 @@ import "herald/queue"
 // one as long as there is one.
 //
 // That alone would let very many lanes hold all workers with one push each. So those whose last push failed
-// may together hold half of the workers, and with those that are slow, or of which nothing is known yet,
-// three quarters. A receiver that works, and one that is new, finds a worker beside any number that hang.
+// may together hold half of the workers; with those that are slow, or have yet to answer, three quarters; and
+// one of which nothing is known finds a place among seven eighths for its first push. The rest is for those
+// whose receivers answer well: they find a worker beside any number that hang.
 func (d *Dispatcher) share(l *lane) int {
 	own := l.limit() - l.inFlight
 	if own <= 0 {
@@ -25,7 +26,7 @@ func (d *Dispatcher) share(l *lane) int {
 		l.starved = true
 		d.starved = append(d.starved, l)
 	}
-	if quota := d.quota(l); quota <= 0 {
+	if quota := d.quota(l.kind()); quota <= 0 {
 		d.enqueue(l)
 		share = 0
 	} else {
@@ -34,34 +35,51 @@ func (d *Dispatcher) share(l *lane) int {
 	return min(own, share)
 }
 
-// suspect says whether the lane has yet to show that its receiver answers well.
-func (l *lane) suspect() bool { return l.failed || l.slow || !l.proven }
+// kind is how a lane has done, as far as that decides how many workers it may have together with others.
+type kind int
 
-// failedLimit and suspectLimit are how many workers lanes may have together whose last push failed, or that are
-// suspect.
-func (d *Dispatcher) failedLimit() int  { return max(d.workers/2, 1) }
-func (d *Dispatcher) suspectLimit() int { return max(d.workers*3/4, 1) }
+const (
+	kindFailed  kind = iota // its last push failed
+	kindSuspect             // it answers slowly, or has yet to answer
+	kindUnknown             // it had no push yet
+	kindGood
+)
 
-// quota is how many more workers lanes like this one may have.
-func (d *Dispatcher) quota(l *lane) int {
-	left := d.workers
-	if l.failed {
-		left = min(left, d.failedLimit()-d.busy.failed-d.promised.failed)
+func (l *lane) kind() kind {
+	switch {
+	case l.failed:
+		return kindFailed
+	case l.proven && !l.slow:
+		return kindGood
+	case l.proven || l.inFlight > 0:
+		return kindSuspect
 	}
-	if l.suspect() {
-		left = min(left, d.suspectLimit()-d.busy.suspect-d.promised.suspect)
-	}
-	return left
+	return kindUnknown
 }
 
-// tally counts workers by how the lanes that have them do.
+// quota is how many more workers lanes of a kind may have together.
+func (d *Dispatcher) quota(k kind) int {
+	all := d.workers - d.busy.suspect - d.promised.suspect
+	switch k {
+	case kindFailed:
+		return min(d.workers-d.workers/2-d.busy.failed-d.promised.failed, all-d.workers/4)
+	case kindSuspect:
+		return all - d.workers/4
+	case kindUnknown:
+		return all - d.workers/8
+	case kindGood:
+	}
+	return d.workers
+}
+
+// tally counts workers: those of lanes that failed, and all of lanes that are not good.
 type tally struct{ failed, suspect int }
 
 func (t *tally) add(l *lane, n int) {
 	if l.failed {
 		t.failed += n
 	}
-	if l.suspect() {
+	if l.failed || l.slow || !l.proven {
 		t.suspect += n
 	}
 }
@@ -88,33 +106,30 @@ func (d *Dispatcher) unstarve(wake []queue.Lane) []queue.Lane {
 		}
 		d.starved = d.starved[:0]
 	}
-	if len(d.queued.suspect)+len(d.queued.failed) > 0 {
-		left := d.suspectLimit() - d.busy.suspect
-		d.queued.suspect, wake = d.dequeue(d.queued.suspect, left, d.busy.suspect, wake)
-		left = min(left, d.failedLimit()-d.busy.failed)
-		d.queued.failed, wake = d.dequeue(d.queued.failed, left, d.busy.failed, wake)
+	for k := kindFailed; k < kindGood; k++ {
+		if len(d.queued[k]) > 0 {
+			wake = d.dequeue(k, wake)
+		}
 	}
 	return wake
 }
 
 // enqueue notes a lane that was refused a worker for its quota. The caller holds mu.
 func (d *Dispatcher) enqueue(l *lane) {
-	switch {
-	case l.queued:
-		return
-	case l.failed:
-		d.queued.failed = append(d.queued.failed, l)
-	default:
-		d.queued.suspect = append(d.queued.suspect, l)
+	if !l.queued {
+		l.queued = true
+		k := l.kind()
+		d.queued[k] = append(d.queued[k], l)
 	}
-	l.queued = true
 }
 
 // dequeue wakes as many lanes as there is room for: one for one, so that it costs nothing that very many
-// wait. All of them come when none of their kind is in use, so that none is left behind because another did
+// wait. All of them come when nothing that counts is in use, so that none is left behind because another did
 // not take its turn. The caller holds mu.
-func (d *Dispatcher) dequeue(from []*lane, room, busy int, wake []queue.Lane) (left []*lane, woken []queue.Lane) {
-	if busy == 0 {
+func (d *Dispatcher) dequeue(k kind, wake []queue.Lane) []queue.Lane {
+	from := d.queued[k]
+	room := d.quota(k)
+	if d.busy.suspect == 0 {
 		room = len(from)
 	}
 	for ; room > 0 && len(from) > 0; room-- {
@@ -126,5 +141,9 @@ func (d *Dispatcher) dequeue(from []*lane, room, busy int, wake []queue.Lane) (l
 			wake = append(wake, l.id)
 		}
 	}
-	return from, wake
+	if len(from) == 0 {
+		from = nil
+	}
+	d.queued[k] = from
+	return wake
 }

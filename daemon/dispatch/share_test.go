@@ -73,6 +73,7 @@ func TestConcurrency(t *testing.T) {
 		inBubble(t, Options{Sender: g.wrap(delay.send), Workers: 100, Defaults: Defaults{MaxConcurrency: c.byDefault}}, func(t *testing.T, b *bench) {
 			b.subscribe(nth(1), func(s *store.Subscription) { s.Delivery.MaxConcurrency = c.own })
 			b.warm(t, nth(1))
+			b.settle(nth(1), time.Second)
 			delay.Store(int64(time.Second))
 			const n = 150
 			b.q.add(nth(1), n)
@@ -116,12 +117,13 @@ func TestWindow(t *testing.T) {
 	}
 }
 
-// A receiver that hangs comes to hold a single worker, and gets all it may have when it works again.
+// A receiver that hangs comes to hold a single worker at most, and gets all it may have when it works again.
 func TestHangingLaneIsProbed(t *testing.T) {
 	t.Parallel()
 	var g gauge
 	var delay after
-	inBubble(t, Options{Sender: g.wrap(delay.send), Defaults: Defaults{Timeout: 10 * time.Second}}, func(t *testing.T, b *bench) {
+	o := Options{Sender: g.wrap(delay.send), Defaults: Defaults{Timeout: 10 * time.Second, Schedule: mustSchedule(t, "5s")}}
+	inBubble(t, o, func(t *testing.T, b *bench) {
 		b.subscribe(nth(1))
 		b.warm(t, nth(1))
 		delay.Store(int64(time.Hour))
@@ -130,13 +132,18 @@ func TestHangingLaneIsProbed(t *testing.T) {
 		if now, _ := g.of(nth(1)); now != 64 {
 			t.Errorf("%d under way when it begins to hang, want 64", now)
 		}
-		time.Sleep(15 * time.Second)
-		synctest.Wait()
-		if now, _ := g.of(nth(1)); now != 1 {
-			t.Errorf("%d under way when it hangs, want 1", now)
+		for _, c := range []struct {
+			after time.Duration
+			want  int
+		}{{10*time.Second + 1, 0}, {5*time.Second - 2, 0}, {1, 1}, {10*time.Second - 1, 1}, {1, 0}, {5 * time.Second, 1}} {
+			time.Sleep(c.after)
+			synctest.Wait()
+			if now, _ := g.of(nth(1)); now != c.want {
+				t.Errorf("%d under way %v later, want %d", now, c.after, c.want)
+			}
 		}
-		delay.Store(int64(time.Millisecond))
-		time.Sleep(6 * time.Second)
+		delay.Store(0)
+		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		delay.Store(int64(time.Minute))
 		b.q.add(nth(1), 1000)
@@ -157,6 +164,7 @@ func TestConfigure(t *testing.T) {
 		if err := b.Configure(Defaults{MaxConcurrency: 2, Timeout: time.Hour}); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		delay.Store(int64(time.Minute))
 		b.q.add(nth(1), 20)
 		synctest.Wait()
@@ -337,7 +345,7 @@ func TestWorkersAreBounded(t *testing.T) {
 	t.Parallel()
 	for _, workers := range []int{1, 2, 3, 10} {
 		var g gauge
-		inBubble(t, Options{Sender: g.wrap(takes(time.Second)), Workers: workers}, func(t *testing.T, b *bench) {
+		inBubble(t, Options{Sender: g.wrap(takes(time.Second - 1)), Workers: workers}, func(t *testing.T, b *bench) {
 			for i := range byte(20) {
 				b.subscribe(nth(i))
 				b.q.add(nth(i), 5)
