@@ -62,6 +62,7 @@ func (d *Data) read(text []byte, options ...jsontext.Options) error {
 func (d *Data) reset() {
 	clear(d.nodes)
 	d.nodes, d.text, d.input = d.nodes[:0], nil, bytes.Buffer{}
+	d.decoder.Reset(&d.input)
 }
 
 // value reads the value that comes next. The decoder bounds how deep this goes.

@@ -9,6 +9,9 @@ import (
 	"sync"
 )
 
+// OwnPrefix begins the types of Herald's own events.
+const OwnPrefix = "herald."
+
 // MaxNameLength bounds event types, resource types and resource ids, in bytes.
 const MaxNameLength = 128
 
@@ -105,11 +108,24 @@ func isWord(c rune) bool {
 //     that one.
 //   - event pattern: "task.create" that type; "task.*" every type that begins with "task.";
 //     "*.create" every type that ends with ".create"; no pattern at all matches every type.
+//     Herald's own events, whose types begin with OwnPrefix, are for those only who ask for them by a
+//     pattern that begins so as well.
+//   - filter: as Filter says. Under one key the filters are indexed by a value they demand (filterIndex).
 //
 // The zero value is ready for use. All methods are safe for concurrent use.
 type Matcher struct {
-	mu  sync.RWMutex
-	ids map[matchKey][]SubscriptionID // each list sorted
+	mu      sync.RWMutex
+	lists   map[matchKey]selected
+	buckets uint64 // how many buckets were ever made
+
+	// choices keeps what a choice by data needs while it is made, for the next one.
+	choices sync.Pool
+}
+
+// selected is who is found under one key.
+type selected struct {
+	ids      []SubscriptionID // those without a filter, sorted
+	filtered *filterIndex     // those with one; nil when there is none
 }
 
 // matchKey is one way to be found. The kind of each selector is kept beside its fixed text, without
@@ -133,36 +149,55 @@ const (
 )
 
 // Replace takes out the selection of old and puts in that of new, as one step: no Select sees both
-// or neither. Either may be nil. Subscriptions in StatePending are not put in. What it keeps of new
-// are texts and the id, so new may be changed afterwards.
+// or neither. Either may be nil. Not put in are subscriptions in StatePending, and disabled ones that
+// discard. What it keeps of new are texts, the id and the filter, so new may be changed afterwards.
 func (m *Matcher) Replace(old, new *Subscription) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.ids == nil {
-		m.ids = make(map[matchKey][]SubscriptionID)
+	if m.lists == nil {
+		m.lists = make(map[matchKey]selected)
 	}
-	if old != nil && old.State != StatePending {
+	if old != nil && old.wantsEvents() {
 		for _, k := range keysOf(old) {
-			ids := m.ids[k]
-			if i, ok := slices.BinarySearchFunc(ids, old.ID, compareIDs); ok {
-				ids = slices.Delete(ids, i, i+1)
+			s := m.lists[k]
+			if old.Filter == nil {
+				if i, ok := slices.BinarySearchFunc(s.ids, old.ID, compareIDs); ok {
+					s.ids = slices.Delete(s.ids, i, i+1)
+				}
+			} else if s.filtered != nil {
+				if s.filtered.remove(old.ID, old.Filter); s.filtered.empty() {
+					s.filtered = nil
+				}
 			}
-			if len(ids) == 0 {
-				delete(m.ids, k)
+			if len(s.ids) == 0 && s.filtered == nil {
+				delete(m.lists, k)
 			} else {
-				m.ids[k] = ids
+				m.lists[k] = s
 			}
 		}
 	}
-	if new != nil && new.State != StatePending {
+	if new != nil && new.wantsEvents() {
 		for _, k := range keysOf(new) {
-			ids := m.ids[k]
+			s := m.lists[k]
 			// A pattern may be named twice; the id is put in once.
-			if i, ok := slices.BinarySearchFunc(ids, new.ID, compareIDs); !ok {
-				m.ids[k] = slices.Insert(ids, i, new.ID)
+			if new.Filter == nil {
+				if i, ok := slices.BinarySearchFunc(s.ids, new.ID, compareIDs); !ok {
+					s.ids = slices.Insert(s.ids, i, new.ID)
+				}
+			} else {
+				if s.filtered == nil {
+					s.filtered = &filterIndex{}
+				}
+				s.filtered.add(candidate{new.ID, new.Filter}, &m.buckets)
 			}
+			m.lists[k] = s
 		}
 	}
+}
+
+// wantsEvents says whether events are for the subscription in its state.
+func (s *Subscription) wantsEvents() bool {
+	return s.State != StatePending && (s.State != StateDisabled || !s.Discarding)
 }
 
 func compareIDs(a, b SubscriptionID) int { return bytes.Compare(a[:], b[:]) }
@@ -192,63 +227,120 @@ func keysOf(s *Subscription) []matchKey {
 	return keys
 }
 
-// Select appends the ids of the account's subscriptions that want this event, each once, in no
-// particular order. It allocates nothing while dst has room.
-func (m *Matcher) Select(accountID, eventType, resource string, dst []SubscriptionID) []SubscriptionID {
+// Select appends the ids of the account's subscriptions that want an event of this type, on this resource
+// ("" for none), with this data, each once and in no particular order. byData says that filters were asked: an
+// event of the same type on the same resource may then be for others. The data is read only if there are
+// filters to ask, and one that is no JSON object passes none of them. It allocates nothing while dst has room
+// and the memory of an earlier choice is at hand.
+func (m *Matcher) Select(accountID, eventType, resource string, data []byte, dst []SubscriptionID) (ids []SubscriptionID, byData bool) {
+	ids, byData = m.find(accountID, eventType, resource, nil, dst)
+	if !byData {
+		return ids, false
+	}
+	// Neither the reading of the data nor the filters are waited for by whoever changes a subscription,
+	// and behind them everyone: only the look into the index is under the lock.
+	c, ok := m.choices.Get().(*choice)
+	if !ok {
+		c = &choice{}
+	}
+	if c.data.Read(data) == nil {
+		ids, _ = m.find(accountID, eventType, resource, c, dst)
+		ids = c.decide(ids)
+	}
+	c.reset()
+	m.choices.Put(c)
+	return ids, true
+}
+
+// find appends the ids of those without a filter, and collects those with one into c, if there is one. byData
+// says that there are any.
+func (m *Matcher) find(accountID, eventType, resource string, c *choice, dst []SubscriptionID) (ids []SubscriptionID, byData bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	k := matchKey{account: accountID}
-	dst = m.selectEvents(k, eventType, dst)
+	dst, byData = m.findEvents(k, eventType, c, dst)
 	if t, _, ok := strings.Cut(resource, "/"); ok {
+		var more bool
 		k.scope, k.resource = selectPrefix, t
-		dst = m.selectEvents(k, eventType, dst)
+		dst, more = m.findEvents(k, eventType, c, dst)
+		byData = byData || more
 		k.scope, k.resource = selectExact, resource
-		dst = m.selectEvents(k, eventType, dst)
+		dst, more = m.findEvents(k, eventType, c, dst)
+		byData = byData || more
 	}
-	return dst
+	return dst, byData
 }
 
-// selectEvents asks for each pattern that can match the type, within the one resource selector of k.
-func (m *Matcher) selectEvents(k matchKey, eventType string, dst []SubscriptionID) []SubscriptionID {
+// findEvents asks for each pattern that can match the type, within the one resource selector of k.
+func (m *Matcher) findEvents(k matchKey, eventType string, c *choice, dst []SubscriptionID) (ids []SubscriptionID, byData bool) {
 	start := len(dst)
 	found := 0
 	ask := func(kind selectorKind, event string) {
 		k.kind, k.event = kind, event
-		if ids := m.ids[k]; len(ids) > 0 {
-			dst = append(dst, ids...)
+		s, ok := m.lists[k]
+		if !ok {
+			return
+		}
+		if len(s.ids) > 0 {
+			dst = append(dst, s.ids...)
 			found++
 		}
+		if s.filtered != nil {
+			byData = true
+			if c != nil {
+				s.filtered.collect(c)
+			}
+		}
 	}
-	ask(selectEvery, "")
+	own := strings.HasPrefix(eventType, OwnPrefix)
+	if !own {
+		ask(selectEvery, "")
+	}
 	ask(selectExact, eventType)
 	for i := range len(eventType) {
 		if eventType[i] == '.' {
 			ask(selectPrefix, eventType[:i+1])
-			ask(selectSuffix, eventType[i:])
+			if !own {
+				ask(selectSuffix, eventType[i:])
+			}
 		}
 	}
 	if found < 2 {
-		return dst
+		return dst, byData
 	}
 	// A subscription has one resource selector but several patterns, so only two lists of the same
 	// selector can repeat it.
 	got := dst[start:]
 	slices.SortFunc(got, compareIDs)
-	return dst[:start+len(slices.Compact(got))]
+	return dst[:start+len(slices.Compact(got))], byData
 }
 
-// Equal says whether both hold the same selections. An engine's check compares the matcher in use
-// with one built anew from its records. Neither is locked for longer than it takes to copy it.
+// Equal says whether both hold the same selections, and each of them would find all it holds. An engine's check
+// compares the matcher in use with one built anew from its records. Neither is locked for longer than it
+// takes to copy it.
 func (m *Matcher) Equal(other *Matcher) bool {
-	return maps.EqualFunc(m.snapshot(), other.snapshot(), slices.Equal[[]SubscriptionID])
+	return maps.EqualFunc(m.snapshot(), other.snapshot(), func(a, b snapshot) bool {
+		return slices.Equal(a.ids, b.ids) && a.sound && b.sound && maps.Equal(a.filters, b.filters)
+	})
 }
 
-func (m *Matcher) snapshot() map[matchKey][]SubscriptionID {
+// snapshot is a copy of selected.
+type snapshot struct {
+	ids     []SubscriptionID
+	filters map[SubscriptionID]string // the texts
+	sound   bool                      // the index of the filters holds each where it is looked for
+}
+
+func (m *Matcher) snapshot() map[matchKey]snapshot {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	c := make(map[matchKey][]SubscriptionID, len(m.ids))
-	for k, ids := range m.ids {
-		c[k] = slices.Clone(ids)
+	c := make(map[matchKey]snapshot, len(m.lists))
+	for k, s := range m.lists {
+		x := snapshot{ids: slices.Clone(s.ids), sound: true}
+		if s.filtered != nil {
+			x.filters, x.sound = s.filtered.texts()
+		}
+		c[k] = x
 	}
 	return c
 }

@@ -90,10 +90,12 @@ type Store interface {
 	DeleteSubscription(ctx context.Context, accountID string, id SubscriptionID) error
 
 	// Select appends to dst the ids of the account's subscriptions that want an event of this type on
-	// this resource ("" for none), each once, in no particular order. Subscriptions in StatePending
-	// are not chosen; paused and disabled ones are, because their events are held. It runs in memory
+	// this resource ("" for none) with this data, each once, in no particular order; Matcher has the rules.
+	// Subscriptions in StatePending and disabled ones that discard are not chosen; paused and other disabled
+	// ones are, because their events are held. byData says that filters were asked: another event of the same type
+	// and resource may be for others; while it is false the data was not looked at. It runs in memory
 	// and costs by what it finds, not by how many subscriptions there are.
-	Select(accountID, eventType, resource string, dst []SubscriptionID) []SubscriptionID
+	Select(accountID, eventType, resource string, data []byte, dst []SubscriptionID) (ids []SubscriptionID, byData bool)
 
 	// Healthy returns nil while changes can be made durable, else the reason why not.
 	Healthy() error

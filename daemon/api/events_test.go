@@ -423,8 +423,8 @@ func TestTooManyDeliveriesAtOnce(t *testing.T) {
 // crowd has a million subscriptions to everything.
 type crowd struct{ *memStore }
 
-func (crowd) Select(_, _, _ string, dst []store.SubscriptionID) []store.SubscriptionID {
-	return append(dst, make([]store.SubscriptionID, 1<<20)...)
+func (crowd) Select(_, _, _ string, _ []byte, dst []store.SubscriptionID) (ids []store.SubscriptionID, byData bool) {
+	return append(dst, make([]store.SubscriptionID, 1<<20)...), false
 }
 
 func FuzzEvents(f *testing.F) {

@@ -356,8 +356,8 @@ func (m *memStore) DeleteSubscription(_ context.Context, account string, id stor
 	return nil
 }
 
-func (m *memStore) Select(account, eventType, resource string, dst []store.SubscriptionID) []store.SubscriptionID {
-	return m.matcher.Select(account, eventType, resource, dst)
+func (m *memStore) Select(account, eventType, resource string, data []byte, dst []store.SubscriptionID) (ids []store.SubscriptionID, byData bool) {
+	return m.matcher.Select(account, eventType, resource, data, dst)
 }
 
 func (m *memStore) Healthy() error {
@@ -377,7 +377,10 @@ type memQueue struct {
 	deliveries []*queue.Delivery
 	attempts   map[queue.DeliveryID][]queue.Attempt
 	dropped    []queue.Lane
+	discarded  []queue.Lane
 	retried    []queue.DeliveryID
+	selections []queue.DeadSelection
+	laneStats  queue.LaneStats
 }
 
 func newMemQueue() *memQueue {
@@ -445,7 +448,7 @@ func (q *memQueue) Accept(_ context.Context, subs []queue.Submission) ([]queue.R
 	return receipts, nil
 }
 
-func (q *memQueue) Claim(ctx context.Context, _ int, _ func(queue.Lane) int, _ []queue.Claim) ([]queue.Claim, error) {
+func (q *memQueue) Claim(ctx context.Context, _ int, _ func(queue.Lane) queue.Room, _ []queue.Claim) ([]queue.Claim, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
@@ -479,20 +482,39 @@ func (q *memQueue) Retry(_ context.Context, account string, id queue.DeliveryID)
 	return nil
 }
 
-func (q *memQueue) RetryDead(_ context.Context, lane queue.Lane) (int, error) {
+func (q *memQueue) RetryDead(_ context.Context, lane queue.Lane, s queue.DeadSelection) (int, error) {
 	unlock, err := q.lock()
 	if err != nil {
 		return 0, err
 	}
 	defer unlock()
+	q.selections = append(q.selections, s)
 	n := 0
 	for _, d := range q.deliveries {
-		if d.ID.Lane == lane && d.State == queue.StateDead {
+		if d.ID.Lane != lane || d.State != queue.StateDead || s.Reason != "" && d.Reason != s.Reason || s.EventType != "" && d.EventType != s.EventType {
+			continue
+		}
+		n++
+		if !s.DryRun {
 			d.State = queue.StatePending
-			n++
 		}
 	}
 	return n, nil
+}
+
+func (q *memQueue) Discard(_ context.Context, lane queue.Lane, reason string) error {
+	unlock, err := q.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	q.discarded = append(q.discarded, lane)
+	for _, d := range q.deliveries {
+		if d.ID.Lane == lane && (d.State == queue.StatePending || d.State == queue.StateRetrying) {
+			d.State, d.Reason = queue.StateDiscarded, reason
+		}
+	}
+	return nil
 }
 
 func (q *memQueue) DropLane(_ context.Context, lane queue.Lane) error {
@@ -573,7 +595,7 @@ func (q *memQueue) Deliveries(_ context.Context, f queue.DeliveryFilter) ([]*que
 		}
 		switch {
 		case f.AccountID != "" && c.AccountID != f.AccountID, f.Lane != (queue.Lane{}) && c.ID.Lane != f.Lane,
-			f.EventID != "" && c.EventID != f.EventID, f.State != "" && c.State != f.State,
+			f.EventID != "" && c.EventID != f.EventID, f.State != "" && c.State != f.State, f.Reason != "" && c.Reason != f.Reason,
 			!f.Since.IsZero() && c.AcceptedAt.Before(f.Since):
 		case !on:
 			on = c.ID == f.After
@@ -587,7 +609,12 @@ func (q *memQueue) Deliveries(_ context.Context, f queue.DeliveryFilter) ([]*que
 	return out, nil
 }
 
-func (q *memQueue) Stats() queue.Stats        { return queue.Stats{} }
+func (q *memQueue) Stats() queue.Stats { return queue.Stats{} }
+func (q *memQueue) LaneStats(queue.Lane) queue.LaneStats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.laneStats
+}
 func (q *memQueue) Configure(queue.Retention) {}
 func (q *memQueue) Healthy() error {
 	q.mu.Lock()

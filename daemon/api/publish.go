@@ -24,7 +24,7 @@ const (
 	// sent in parts.
 	maxLanes = 4 << 20
 	// reservedPrefix begins the types of Herald's own events.
-	reservedPrefix = "herald."
+	reservedPrefix = store.OwnPrefix
 	// keyHeader makes a request repeatable whose events have no ids.
 	keyHeader = "Idempotency-Key"
 	maxKey    = 255
@@ -43,12 +43,18 @@ type batch struct {
 	keyed  []int // the submissions whose id comes from the key
 	faults faults
 	over   faults // payloads that are too large
-	memo   map[selection][]queue.Lane
+	memo   map[selection]choice
 	total  int
 }
 
-// selection is what decides the lanes of an event within an account.
+// selection is what decides the lanes of an event within an account, but for filters on its data.
 type selection struct{ eventType, resource string }
+
+// choice is the lanes of the last event of a selection.
+type choice struct {
+	lanes  []queue.Lane
+	byData bool // the data had a say, so the next event may have others
+}
 
 // publish takes one event, an array of them or one a line, all or none. Its answer is given after
 // the queue has synced them to disk.
@@ -559,38 +565,51 @@ func (b *batch) sumRequest() (sum [16]byte) {
 }
 
 // chooseLanes finds who gets each event. Events of one kind share their lanes, so that a batch costs
-// memory by its kinds and not by its length.
+// memory by its kinds and not by its length; where filters choose, those that follow each other with
+// the same lanes do.
 func (b *batch) chooseLanes() error {
 	if len(b.subs) == 1 {
-		b.subs[0].Lanes = b.lanesOf(&b.subs[0])
+		c := choice{}
+		b.choose(&b.subs[0], &c)
+		b.subs[0].Lanes = c.lanes
 		return nil
 	}
-	b.memo = make(map[selection][]queue.Lane)
+	b.memo = make(map[selection]choice)
 	for i := range b.subs {
 		s := &b.subs[i]
 		k := selection{s.Type, s.Resource}
-		lanes, ok := b.memo[k]
-		if !ok {
-			lanes = b.lanesOf(s)
-			if b.total += len(lanes); b.total > maxLanes {
-				return newProblem(tooLarge, "the events of this request have more than %d deliveries; send it in parts", maxLanes)
+		c, ok := b.memo[k]
+		if !ok || c.byData {
+			if err := b.c.r.Context().Err(); err != nil {
+				return err // very many filters take a while
 			}
-			b.memo[k] = lanes
+			if b.choose(s, &c) {
+				if b.total += len(c.lanes); b.total > maxLanes {
+					return newProblem(tooLarge, "the events of this request have more than %d deliveries; send it in parts", maxLanes)
+				}
+			}
+			b.memo[k] = c
 		}
-		s.Lanes = lanes
+		s.Lanes = c.lanes
 	}
 	return nil
 }
 
-func (b *batch) lanesOf(s *queue.Submission) []queue.Lane {
+// choose finds the lanes of one event; last is the choice before of the same selection, whose memory serves
+// when the lanes are the same. It says whether it took memory.
+func (b *batch) choose(s *queue.Submission, last *choice) (fresh bool) {
 	c := b.c
-	c.lanes = c.api.store.Select(s.AccountID, s.Type, s.Resource, c.lanes[:0])
+	c.lanes, last.byData = c.api.store.Select(s.AccountID, s.Type, s.Resource, s.Data, c.lanes[:0])
+	if slices.EqualFunc(last.lanes, c.lanes, func(l queue.Lane, id store.SubscriptionID) bool { return l == queue.Lane(id) }) {
+		return false
+	}
+	last.lanes = nil
 	if len(c.lanes) == 0 {
-		return nil
+		return false
 	}
-	lanes := make([]queue.Lane, len(c.lanes))
+	last.lanes = make([]queue.Lane, len(c.lanes))
 	for i, id := range c.lanes {
-		lanes[i] = queue.Lane(id)
+		last.lanes[i] = queue.Lane(id)
 	}
-	return lanes
+	return true
 }

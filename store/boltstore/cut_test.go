@@ -77,7 +77,8 @@ func show(s *Store) (string, error) {
 	err = errors.Join(err, terr, serr)
 	for _, a := range accounts {
 		rs, rerr := s.Resources(ctx, a.ID, "", store.ResourceKey{}, 0)
-		fmt.Fprintln(&b, rs, len(s.Select(a.ID, "task.create", "project/1", nil)))
+		ids, _ := s.Select(a.ID, "task.create", "project/1", wanted, nil)
+		fmt.Fprintln(&b, rs, len(ids))
 		err = errors.Join(err, rerr)
 	}
 	// No listing shows the retired ids, and an account must not go without leaving one.

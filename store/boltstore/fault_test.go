@@ -73,7 +73,7 @@ func TestFullDisk(t *testing.T) {
 			if got, _, err := s.TokenByHash(ctx, token.Hash); err != nil || got.ID != "t" {
 				t.Errorf("the token: %v, %v", got, err)
 			}
-			if got := s.Select(store.DefaultAccount, "task.create", "", nil); len(got) != 1 || got[0] != sub.ID {
+			if got, _ := s.Select(store.DefaultAccount, "task.create", "", wanted, nil); len(got) != 1 || got[0] != sub.ID {
 				t.Errorf("chosen: %v", got)
 			}
 			if a, err := s.Account(ctx, store.DefaultAccount); err != nil || a.Name == "new" {
@@ -149,7 +149,7 @@ func TestBrokenDisk(t *testing.T) {
 				t.Errorf("a later read: %v", err)
 			}
 			// Memory was not changed by what did not become durable.
-			if got := s.Select(store.DefaultAccount, "task.create", "", nil); len(got) != 1 {
+			if got, _ := s.Select(store.DefaultAccount, "task.create", "", wanted, nil); len(got) != 1 {
 				t.Errorf("chosen: %v", got)
 			}
 			_ = s.Close() // may fail on such a file
@@ -259,7 +259,7 @@ func TestRefusedChangesShareACommit(t *testing.T) {
 				t.Errorf("change %d: got %v, want %v", i, errs[i], want)
 			}
 		}
-		if got := s.Select("acme", "task.create", "", nil); len(got) != 1 || got[0] != two.ID {
+		if got, _ := s.Select("acme", "task.create", "", wanted, nil); len(got) != 1 || got[0] != two.ID {
 			t.Errorf("chosen: %v, want only %v", got, two.ID)
 		}
 		s.end()

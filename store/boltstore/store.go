@@ -391,6 +391,6 @@ func (s *Store) view(fn func(*bolt.Tx) error) error {
 }
 
 // Select implements store.Store.
-func (s *Store) Select(accountID, eventType, resource string, dst []store.SubscriptionID) []store.SubscriptionID {
-	return s.matcher.Select(accountID, eventType, resource, dst)
+func (s *Store) Select(accountID, eventType, resource string, data []byte, dst []store.SubscriptionID) (ids []store.SubscriptionID, byData bool) {
+	return s.matcher.Select(accountID, eventType, resource, data, dst)
 }

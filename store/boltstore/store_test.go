@@ -77,6 +77,9 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// wanted is the data of an event that passes the filter of fullSubscription.
+var wanted = []byte(`{"customer":{"country":"NL"},"total":100.5}`)
+
 // newSubscription returns an active one of the default account.
 func newSubscription(t testing.TB) *store.Subscription {
 	t.Helper()
@@ -282,12 +285,13 @@ func TestCheckFinds(t *testing.T) {
 func TestCheckFindsInMemory(t *testing.T) {
 	t.Parallel()
 	sub := fullSubscription()
+	sub.State = store.StateActive // a disabled one that discards is not chosen
 	token := store.Token{ID: "t", AccountID: "acme", Hash: store.TokenHash{1}}
 	for name, x := range map[string]struct {
 		spoil func(s *Store)
 		want  string
 	}{
-		"selection gone":  {func(s *Store) { s.matcher.Replace(fullSubscription(), nil) }, "selection in memory"},
+		"selection gone":  {func(s *Store) { s.matcher.Replace(sub, nil) }, "selection in memory"},
 		"selection added": {func(s *Store) { s.matcher.Replace(nil, &store.Subscription{State: store.StateActive}) }, "selection in memory"},
 		"count":           {func(s *Store) { s.count.Add(1) }, "memory counts 2"},
 		"old token":       {func(s *Store) { x := token; x.Name = "old"; s.tokens.set(token.Hash, x) }, `token "t" in memory`},

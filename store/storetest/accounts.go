@@ -286,7 +286,7 @@ func (h *house) emptyAccount(s store.Store, id string) error {
 	h.is(err, nil)
 	has, err := s.HasResourceType(ctx, id, "project")
 	h.is(err, nil)
-	if n := len(tokens) + len(resources) + len(subs) + len(s.Select(id, "task.create", "project/1", nil)); n > 0 || has {
+	if n := len(tokens) + len(resources) + len(subs) + len(chosen(s, id, "task.create", "project/1")); n > 0 || has {
 		return fmt.Errorf("%d things of account %s are left", n, id)
 	}
 	return nil

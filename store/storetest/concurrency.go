@@ -50,7 +50,7 @@ func testConcurrentReadYourWrites(h *house) {
 				if _, err := s.UpdateSubscription(ctx, sub.ID, func(x *store.Subscription) error { x.Resource = now; return nil }); err != nil {
 					return err
 				}
-				if len(s.Select(account.ID, "e", before, nil)) != 0 || len(s.Select(account.ID, "e", now, nil)) != 1 {
+				if len(chosen(s, account.ID, "e", before)) != 0 || len(chosen(s, account.ID, "e", now)) != 1 {
 					return fmt.Errorf("worker %d, round %d: the selection is not the one just stored", i, round)
 				}
 				if got, err := s.Subscription(ctx, sub.ID); err != nil || got.Resource != now {
@@ -141,7 +141,7 @@ func testConcurrentSwitch(h *house) {
 				var dst []store.SubscriptionID
 				last := 0
 				for !over.Load() {
-					if dst = s.Select(store.DefaultAccount, "common", "", dst[:0]); len(dst) != 1 {
+					if dst, _ = s.Select(store.DefaultAccount, "common", "", nil, dst[:0]); len(dst) != 1 {
 						h.Errorf("chosen %d times during a switch", len(dst))
 						return
 					}

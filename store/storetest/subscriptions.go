@@ -36,7 +36,7 @@ func testCreateSubscription(h *house) {
 		h.is(s.CreateSubscription(ctx, full, 0), store.ErrNotFound)
 		_, err := s.Subscription(ctx, full.ID)
 		h.is(err, store.ErrNotFound)
-		if len(s.Select("acme", "task.create", "project/p-1", nil)) != 0 {
+		if len(chosen(s, "acme", "task.create", "project/p-1")) != 0 {
 			h.Fatal("a subscription that was refused is chosen")
 		}
 		h.account("acme")
@@ -197,7 +197,7 @@ func testUpdateSubscription(h *house) {
 		h.is(err, nil)
 		same(h, got, next)
 		same(h, h.get(s, sub.ID), next)
-		if len(s.Select("acme", "task.create", "project/p-1", nil)) != 0 {
+		if len(chosen(s, "acme", "task.create", "project/p-1")) != 0 {
 			h.Fatal("the old selection still chooses")
 		}
 		if !chosen(s, "acme", "a.b", "task/1")[sub.ID] {
@@ -226,7 +226,7 @@ func testUpdateSubscription(h *house) {
 			return nil
 		})
 		same(h, h.get(s, sub.ID), next)
-		if len(s.Select(store.DefaultAccount, "a.b", "task/1", nil)) != 0 || !chosen(s, "acme", "a.b", "task/1")[sub.ID] {
+		if len(chosen(s, store.DefaultAccount, "a.b", "task/1")) != 0 || !chosen(s, "acme", "a.b", "task/1")[sub.ID] {
 			h.Fatal("the subscription moved to another account")
 		}
 	})
@@ -315,7 +315,7 @@ func testSelect(h *house) {
 		} {
 			// What dst holds stays in front.
 			kept := store.SubscriptionID{0xff}
-			dst := s.Select(x.account, x.event, x.resource, []store.SubscriptionID{kept})
+			dst, _ := s.Select(x.account, x.event, x.resource, nil, []store.SubscriptionID{kept})
 			if dst[0] != kept {
 				h.Fatal("what was in dst is gone")
 			}
@@ -355,7 +355,7 @@ func testSelectByState(h *house) {
 	}
 	h.step(func(s store.Store) {
 		h.is(s.DeleteSubscription(ctx, "", sub.ID), nil)
-		if len(s.Select(store.DefaultAccount, "task.create", "", nil)) != 0 {
+		if len(chosen(s, store.DefaultAccount, "task.create", "")) != 0 {
 			h.Fatal("chosen after the deletion")
 		}
 	})
