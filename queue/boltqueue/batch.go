@@ -120,7 +120,7 @@ func (q *Queue) scatter(d *dissolved) {
 			key = g.keys[i+1]
 		}
 		if _, leased := q.leases[leaseKey{seq, d.lane}]; !leased {
-			q.waitFor(l, seq, d.due, key, 0)
+			q.waitFor(l, seq, d.due, lease{key: key, unkeyed: l.ord != nil && g == nil}, 0)
 		}
 	}
 }

@@ -1,10 +1,12 @@
 package boltqueue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -29,6 +31,7 @@ type lease struct {
 	attempts int32
 	retries  int32
 	key      uint64 // in a lane with an order
+	unkeyed  bool   // leased before the lane got its order
 	batch    uint64 // the first event of the batch it was retried in, 0 for none
 }
 
@@ -255,6 +258,9 @@ func (q *Queue) picked(l *lane, from int, fresh bool) bool {
 	if n == 0 {
 		return false
 	}
+	if l.ord != nil {
+		slices.SortFunc(q.parts[from:], func(a, b part) int { return cmp.Compare(a.seq, b.seq) })
+	}
 	q.picks = append(q.picks, pick{lane: l, from: from, to: len(q.parts), leased: n, fresh: fresh})
 	l.total -= n
 	return true
@@ -377,12 +383,15 @@ func (q *Queue) unlease(l *lane, seq uint64, le lease, again bool) {
 			s.unfinished-- // an unset bit says discarded
 		}
 	case l.dropped || le.doomed:
-		q.convert(l)
+		// It is discarded with the other retries of the lane.
 	case again && le.fresh:
 		l.giveBack(q, ref{seq: seq, ordinal: le.ordinal, key: le.key})
 		l.addPending(q, 1)
+		if l.skip[seq] {
+			q.unload(l) // it is found on disk with the others, and no longer to be skipped
+		}
 	case again:
-		q.waitFor(l, seq, le.due, le.key, le.batch)
+		q.waitFor(l, seq, le.due, le, le.batch)
 	}
 	q.place(l, time.Now().UnixMilli())
 	if s != nil && s.retiring && s.leased == 0 {

@@ -123,8 +123,8 @@ func (q *Queue) convert(l *lane) {
 	q.tend.rouse()
 }
 
-// convertPage discards some retries of a lane that were given up; more says whether others are left. Leased ones are
-// left to their settlement.
+// convertPage discards some retries of a lane that were given up; more says whether others are left. Those leased at this
+// moment are discarded too, and delivered all the same when that is what their settlement says.
 func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error) {
 	var keys []leaseKey
 	done := false
@@ -133,7 +133,6 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 		keep: true,
 		write: func(tx *bolt.Tx, st *stage) error {
 			var first []leaseKey
-			leased := false
 			prefix := string(key32(l.number))
 			c := tx.Bucket(bucketDue).Cursor()
 			q.mu.Lock()
@@ -151,13 +150,9 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 					more = true
 					break
 				}
-				if le, ok := q.leases[key]; ok {
-					leased = leased || le.doomed || l.dropped
-				} else {
-					first = append(first, key)
-				}
+				first = append(first, key)
 			}
-			done = !more && !leased && l.converting
+			done = !more && l.converting
 			r := *l.record()
 			q.mu.Unlock()
 			for _, key := range first {

@@ -302,16 +302,19 @@ func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) {
 	l.shares = append(l.shares, share{s, 1})
 }
 
-// waitFor puts a retry where it waits: in memory only the first of a batch is there, but in a lane with an order. The
-// lock is held.
-func (q *Queue) waitFor(l *lane, seq uint64, due int64, key, batch uint64) {
+// waitFor puts a retry where it waits: in memory only the first of a batch is there, but in a lane with an order. Of
+// its lease the key matters. The lock is held.
+func (q *Queue) waitFor(l *lane, seq uint64, due int64, le lease, batch uint64) {
 	l.retryVersion++
+	key := le.key
 	switch {
 	case l.ord == nil:
 		if batch == 0 || batch == seq {
 			l.insertRetry(retryRef{due, seq})
 		}
-	case !l.ord.loaded: // will be found on disk
+	case le.unkeyed:
+		l.ord.loaded = false // it is found on disk, with its key
+	case !l.ord.loaded: // so is this one
 	case batch != 0 && batch != seq && l.ord.batch[batch] != nil:
 		l.ord.join(l.ord.batch[batch], seq, key)
 	default:

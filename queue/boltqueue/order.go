@@ -225,7 +225,7 @@ func (q *Queue) reorder(l *lane, r queue.Room) {
 	for k, le := range q.leases {
 		if k.lane == l.number {
 			// Its key was not asked for. In strict order all wait until it ends.
-			le.key = 0
+			le.key, le.unkeyed = 0, true
 			q.leases[k] = le
 			l.ord.lease(0, math.MaxUint64)
 		}
@@ -235,16 +235,22 @@ func (q *Queue) reorder(l *lane, r queue.Room) {
 // unload puts what the lane has in memory back to where it is on disk only. The lock is held.
 func (q *Queue) unload(l *lane) {
 	refs := slices.Clone(l.window[l.head:])
-	if l.ord != nil {
-		for _, k := range l.ord.keys {
+	if o := l.ord; o != nil {
+		for key, k := range o.keys {
 			refs = append(refs, k.parked...)
+			k.parked = nil
+			o.settle(key)
 		}
+		o.parked, o.free = 0, nil
+		o.loaded = o.loaded && l.retrying == 0
+		o.clearGroups()
 	}
 	q.windows -= len(refs)
 	l.window, l.head = nil, 0
 	l.retries, l.moreRetries = nil, l.retrying > 0
 	l.retryVersion++
 	l.reloads++
+	l.skip = nil
 	for k, le := range q.leases {
 		if k.lane == l.number && le.fresh {
 			if l.skip == nil {

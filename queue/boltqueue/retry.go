@@ -168,17 +168,21 @@ func whereabouts(tx *bolt.Tx, s *segment, key leaseKey, recorded bool, st *stage
 
 // replaceFate writes a fate over another, with the indexes of both.
 func replaceFate(tx *bolt.Tx, key leaseKey, old, now fate, orphan bool) error {
-	switch {
-	case old.state == fateRetrying:
-		if err := unwait(tx, key, old); err != nil {
-			return err
-		}
-	case old.indexed(orphan):
-		if err := tx.Bucket(bucketDied).Delete(keyLaneTime(key.lane, old.at, key.seq)); err != nil {
-			return err
-		}
+	if err := withdraw(tx, key, old, orphan); err != nil {
+		return err
 	}
 	return putFate(tx, key, now, orphan)
+}
+
+// withdraw takes a fate out of the indexes it stands in.
+func withdraw(tx *bolt.Tx, key leaseKey, f fate, orphan bool) error {
+	switch {
+	case f.state == fateRetrying:
+		return unwait(tx, key, f)
+	case f.indexed(orphan):
+		return tx.Bucket(bucketDied).Delete(keyLaneTime(key.lane, f.at, key.seq))
+	}
+	return nil
 }
 
 // revive brings memory up to date with a delivery that was made due again. The lock is held.
@@ -211,7 +215,7 @@ func (q *Queue) revive(l *lane, key leaseKey, old, now fate, order keyed) {
 		l.retries, l.moreRetries = nil, true
 		return
 	}
-	q.waitFor(l, key.seq, now.at, order.key, 0)
+	q.waitFor(l, key.seq, now.at, lease{key: order.key}, 0)
 }
 
 // pageRecords is how many records an operation changes in one commit.

@@ -119,10 +119,10 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 		if err != nil {
 			return err
 		}
-		if s.retried = f.state == fateRetrying; s.retried {
-			if err := unwait(tx, s.key, f); err != nil {
-				return err
-			}
+		// Otherwise its lane was given up meanwhile, and it has been discarded.
+		s.retried = f.state == fateRetrying
+		if err := withdraw(tx, s.key, f, segment == nil); err != nil {
+			return err
 		}
 	}
 	if s.attempt != nil {
@@ -134,7 +134,7 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 	case s.state == queue.StateDelivered:
 		f.state = fateDelivered
 	case dropped:
-		if s.lease.fresh {
+		if s.lease.fresh && s.attempt == nil {
 			s.fate = fate{state: fateDiscarded}
 			return nil // an unset bit says discarded
 		}
@@ -198,10 +198,10 @@ func putFate(tx *bolt.Tx, key leaseKey, f fate, orphan bool) error {
 // finish brings memory up to date with a settlement that is on disk. The lock is held.
 func (q *Queue) finish(st *stage, s *settlement) {
 	l, f := s.lane, s.fate
-	doomed := q.leases[s.key].doomed
+	le := q.leases[s.key]
 	delete(q.leases, s.key)
 	l.leased--
-	l.ord.release(s.lease.key)
+	l.ord.release(le.key)
 	segment := q.segmentOf(s.key.seq)
 	if segment != nil {
 		segment.leased--
@@ -215,9 +215,6 @@ func (q *Queue) finish(st *stage, s *settlement) {
 	if s.retried {
 		l.addRetrying(q, -1)
 	}
-	if doomed && l.converting {
-		q.convert(l) // it may have been the last
-	}
 	if f.state == fateRetrying {
 		l.addRetrying(q, 1)
 		l.retryVersion++
@@ -225,12 +222,12 @@ func (q *Queue) finish(st *stage, s *settlement) {
 			q.convert(l) // dropped by the same commit
 			return
 		}
-		q.waitFor(l, s.key.seq, f.at, s.lease.key, f.batch)
+		q.waitFor(l, s.key.seq, f.at, le, f.batch)
 		q.place(l, st.nowMs)
 		return
 	}
 	q.place(l, st.nowMs)
-	if segment != nil {
+	if segment != nil && (s.lease.fresh || s.retried) {
 		segment.unfinished--
 	}
 	q.ended(l, f, segment == nil)
