@@ -205,7 +205,8 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	}
 	d.dispatcher, err = dispatch.New(dispatch.Options{
 		Queue: d.queue, Store: d.store, Sender: sender, Workers: workers, Defaults: policy,
-		Grace: c.ShutdownTimeout, Logger: d.logger.With("part", "dispatch"), Registerer: registry,
+		Publish: d.publishOperational,
+		Grace:   c.ShutdownTimeout, Logger: d.logger.With("part", "dispatch"), Registerer: registry,
 	})
 	if err != nil {
 		return err
@@ -237,6 +238,9 @@ func deliveryPolicy(c *config.Config) (dispatch.Defaults, error) {
 	}
 	return dispatch.Defaults{
 		Timeout: c.Delivery.Timeout, Schedule: schedule, Jitter: c.Delivery.Jitter, MaxConcurrency: c.Delivery.MaxConcurrency,
+		RateLimit: c.Delivery.RateLimit, Ordering: store.Ordering(c.Delivery.Ordering),
+		DisableAfter: store.DisableAfter{Duration: c.Delivery.DisableAfter.Duration, Failures: c.Delivery.DisableAfter.Failures},
+		OnDisabled:   store.OnDisabled(c.Delivery.OnDisabled),
 	}, nil
 }
 
