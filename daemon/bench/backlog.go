@@ -221,14 +221,10 @@ func (r *run) drain(ctx context.Context, d *down) (*Drain, error) {
 		return nil, err
 	}
 	g := &Drain{}
-	var first int64
 	seen, since, retried := int64(0), time.Now(), time.Now()
 	for d.book.completed.Load() < d.load.acked.Load() {
 		switch n := d.book.delivered.Load(); {
 		case n > seen:
-			if first == 0 {
-				first = d.book.now()
-			}
 			seen, since = n, time.Now()
 		case time.Since(since) >= r.Grace:
 			goto ended
@@ -246,10 +242,10 @@ func (r *run) drain(ctx context.Context, d *down) (*Drain, error) {
 	}
 ended:
 	a := d.book.audit(r.next)
-	r.found.add(a, d.book)
+	r.found.addAudit(a, d.book)
 	r.delivered += d.book.delivered.Load()
 	g.Records, g.Pushes = d.book.delivered.Load(), d.secret.pushes.Load()
-	if first > 0 {
+	if first := d.book.first.Load(); first > 0 {
 		g.FirstSeconds = time.Duration(first - ordered).Seconds()
 		g.Seconds = time.Duration(max(d.book.last.Load()-first, 1)).Seconds()
 		g.RecordsPerSecond = float64(g.Records) / g.Seconds

@@ -77,21 +77,22 @@ type DeliverCommand struct {
 	Concurrency int           `help:"Attempts at once for each receiver." default:"64"`
 	Workers     int           `help:"Attempts at once in all." default:"512"`
 	Size        int           `help:"Payload size in bytes." default:"1024"`
+	Records     int           `help:"Records in a push." default:"1"`
 	Warm        time.Duration `help:"How long to send before the measurement." default:"250ms"`
 	Duration    time.Duration `help:"How long to measure." default:"1s"`
 }
 
 // deliverResult is what the deliver command prints, as one JSON object.
 type deliverResult struct {
-	Deliveries int64   `json:"deliveries"`
+	Deliveries int64   `json:"deliveries"` // records
 	Failures   int64   `json:"failures"`
 	Seconds    float64 `json:"seconds"`
 }
 
-// Run sends to the receivers as fast as they answer and prints the number of deliveries.
+// Run sends to the receivers as fast as they answer and prints the number of records delivered.
 func (c DeliverCommand) Run(ctx context.Context, stdout, _ io.Writer) error {
-	if c.Concurrency < 1 || c.Workers < 1 || c.Size < minSize || c.Size > maxSize || c.Duration <= 0 {
-		return errors.New("concurrency, workers, size and duration must be positive and the size within its limits")
+	if c.Concurrency < 1 || c.Workers < 1 || c.Size < minSize || c.Size > maxSize || c.Records < 1 || c.Records > maxRecords || c.Duration <= 0 {
+		return errors.New("concurrency, workers, size, records and duration must be positive and within their limits")
 	}
 	for _, t := range c.Target {
 		u, err := url.Parse(t)
@@ -103,7 +104,7 @@ func (c DeliverCommand) Run(ctx context.Context, stdout, _ io.Writer) error {
 			return fmt.Errorf("target %s: not a loopback address", u.Redacted())
 		}
 	}
-	sender, err := newBareSender(c.Target, c.Concurrency, buildData(c.Size))
+	sender, err := newBareSender(c.Target, c.Concurrency, c.Records, buildData(c.Size))
 	if err != nil {
 		return err
 	}
@@ -119,7 +120,7 @@ func (c DeliverCommand) Run(ctx context.Context, stdout, _ io.Writer) error {
 				err := sender.send(ctx, i%len(c.Target), next.Add(1))
 				switch {
 				case err == nil:
-					sent.Add(1)
+					sent.Add(int64(c.Records))
 				case ctx.Err() == nil:
 					failed.Add(1)
 				}
@@ -220,7 +221,7 @@ func readLine(ctx context.Context, out *os.File, c *child) (string, error) {
 func (c *ceilings) deliver(ctx context.Context, o *Command, rs *receivers) error {
 	args := []string{
 		"--concurrency", strconv.Itoa(defaultConcurrency), "--workers", strconv.Itoa(defaultWorkers),
-		"--size", strconv.Itoa(o.Size), "--warm", ceilingWarm.String(), "--duration", ceilingTime.String(),
+		"--size", strconv.Itoa(o.Size), "--records", strconv.Itoa(o.Records), "--warm", ceilingWarm.String(), "--duration", ceilingTime.String(),
 	}
 	for _, r := range rs.healthy {
 		args = append(args, "--target", r.url())

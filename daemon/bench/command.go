@@ -265,4 +265,3 @@ func (c *Command) Run(ctx context.Context, stdout, stderr io.Writer) (err error)
 	}
 	return report.problem()
 }
-

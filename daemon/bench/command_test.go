@@ -30,8 +30,15 @@ func parse(t *testing.T, args ...string) *Command {
 	return &c
 }
 
-// measured runs a benchmark of a daemon with a fault, or none, and returns its report, which must be the only thing in the directory's place.
+// measured runs a benchmark of a daemon with a fault, or none, and returns its report.
 func measured(t *testing.T, fault string, args ...string) (*Report, error) {
+	t.Helper()
+	return printed[Report](t, fault, args...)
+}
+
+// printed runs a benchmark of a daemon with a fault, or none, and returns what it prints, which must be the only thing
+// it leaves behind.
+func printed[R any](t *testing.T, fault string, args ...string) (*R, error) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), faultPrefix+fault)
 	c := parse(t, append([]string{"--json", "--dir", dir, "--grace", "1s", "--warm-up", "20"}, args...)...)
@@ -50,7 +57,7 @@ func measured(t *testing.T, fault string, args ...string) (*Report, error) {
 	if out.Len() == 0 {
 		return nil, err
 	}
-	var r Report
+	var r R
 	if e := json.Unmarshal(out.Bytes(), &r); e != nil {
 		t.Fatalf("%v in %s", e, out.String())
 	}
@@ -185,6 +192,35 @@ func TestRun(t *testing.T) {
 	}
 }
 
+func TestRunBatches(t *testing.T) {
+	t.Parallel()
+	args := []string{"--events", "200", "--no-ceilings", "--producers", "2", "--batch", "10", "--records", "10", "--warm-up", "40"}
+	for _, test := range []struct {
+		fault string
+		want  error
+		check func(*Report) bool
+	}{
+		{"", nil, func(r *Report) bool {
+			return r.Deliveries == 200 && r.Pushes == 20 && r.Lost+r.Duplicated+r.Strays == 0 && r.Verified == 1 &&
+				r.DeliveriesPerSecond > 9*r.PushesPerSecond
+		}},
+		{"repeat", nil, func(r *Report) bool { return r.Deliveries == 200 && r.Duplicated == 20 && r.Pushes == 22 }},
+		{"drop", ErrLost, func(r *Report) bool { return r.Lost == 20 && r.LostEvents == 20 && r.Miscounted == 0 }},
+		{"miscount", ErrWrong, func(r *Report) bool { return r.Miscounted == 24 && r.Lost == 0 }},
+		{"corrupt", ErrWrong, func(r *Report) bool { return r.Corrupted == 1 && r.Forged == 0 }},
+		{"forge", ErrWrong, func(r *Report) bool { return r.Forged == 1 && r.Corrupted == 0 }},
+		{"rename", ErrWrong, func(r *Report) bool { return r == nil }}, // in the warm-up
+	} {
+		t.Run(test.fault, func(t *testing.T) {
+			t.Parallel()
+			r, err := measured(t, test.fault, args...)
+			if !errors.Is(err, test.want) || !test.check(r) {
+				t.Errorf("error %v, report %+v", err, r)
+			}
+		})
+	}
+}
+
 func TestRunOpenLoop(t *testing.T) {
 	t.Parallel()
 	begin := time.Now()
@@ -269,6 +305,16 @@ func TestValidate(t *testing.T) {
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
+	for name, change := range map[string]func(*Command){
+		"isolation": func(c *Command) { c.Bad, c.BadPending, c.Kill, c.CPUProfile = 1, 1, true, "x" },
+		"backlog":   func(c *Command) { c.Backlog, c.NoDrain, c.Kill = 1, true, true },
+	} {
+		c := good
+		change(&c)
+		if err := c.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	nan := 0.0
 	nan /= nan
 	for want, change := range map[string]func(*Command){
@@ -291,6 +337,21 @@ func TestValidate(t *testing.T) {
 		"--failing":          func(c *Command) { c.Failing = 1.5 },
 		"no healthy":         func(c *Command) { c.Hanging = 0.1 },
 		"--cpuprofile":       func(c *Command) { c.CPUProfile = "x" },
+		"--records":          func(c *Command) { c.Records = 0 },
+		"--records must":     func(c *Command) { c.Records = maxRecords + 1 },
+		"--records times":    func(c *Command) { c.Records, c.Size = maxRecords, 1<<20 },
+		"--max-wait":         func(c *Command) { c.MaxWait = -1 },
+		"--max-wait must":    func(c *Command) { c.MaxWait = 2 * time.Hour },
+		"--bad":              func(c *Command) { c.Bad, c.BadPending = -1, 1 },
+		"--bad must":         func(c *Command) { c.Bad, c.BadPending = maxBad+1, 1 },
+		"--bad-pending":      func(c *Command) { c.Bad = 1 },
+		"--bad-pending must": func(c *Command) { c.Bad, c.BadPending = 1, maxBadPending+1 },
+		"--backlog":          func(c *Command) { c.Backlog = -1 },
+		"--backlog must":     func(c *Command) { c.Backlog = maxBacklog + 1 },
+		"--bad and":          func(c *Command) { c.Bad, c.BadPending, c.Backlog = 1, 1, 1 },
+		"without --bad":      func(c *Command) { c.Backlog, c.FanOut, c.Failing = 1, 2, 0.5 },
+		"--kill":             func(c *Command) { c.Kill = true },
+		"--no-drain":         func(c *Command) { c.NoDrain = true },
 	} {
 		c := good
 		change(&c)

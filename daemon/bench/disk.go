@@ -19,8 +19,9 @@ const (
 	probeSpaced  = 100
 )
 
-// probeDisk measures the disk of a directory, with so many spaced probes. The file is removed before it returns.
-func probeDisk(ctx context.Context, dir string, spaced int) (_ *Disk, err error) {
+// probeDisk measures the disk of a directory, with so many probes back to back and spaced. The file is removed before
+// it returns.
+func probeDisk(ctx context.Context, dir string, count, spaced int) (_ *Disk, err error) {
 	f, err := os.CreateTemp(dir, "probe-")
 	if err != nil {
 		return nil, fmt.Errorf("probe the disk: %w", err)
@@ -31,7 +32,7 @@ func probeDisk(ctx context.Context, dir string, spaced int) (_ *Disk, err error)
 			err = e
 		}
 	}()
-	busy, err := probe(ctx, f, probeCount, 0)
+	busy, err := probe(ctx, f, count, 0)
 	if err != nil {
 		return nil, fmt.Errorf("probe the disk: %w", err)
 	}

@@ -123,14 +123,14 @@ func TestQuantileOf(t *testing.T) {
 func TestProbeDisk(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	d, err := probeDisk(t.Context(), dir, 3)
+	d, err := probeDisk(t.Context(), dir, 10, 3)
 	if err != nil || d.BusyP50 <= 0 || d.BusyP99 < d.BusyP50 || d.SpacedP50 <= 0 {
 		t.Errorf("%+v, %v", d, err)
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if _, err := probeDisk(t.Context(), filepath.Join(dir, "absent"), 3); !errors.Is(err, os.ErrNotExist) {
+	if _, err := probeDisk(t.Context(), filepath.Join(dir, "absent"), 10, 3); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -293,7 +293,7 @@ func TestTail(t *testing.T) {
 func TestDeliverCommandStaysAtHome(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{"http://192.0.2.1/", "http://localhost/", "http://[2001:db8::1]:80/", "%"} {
-		c := DeliverCommand{Target: []string{target}, Concurrency: 1, Workers: 1, Size: 64, Duration: time.Second}
+		c := DeliverCommand{Target: []string{target}, Concurrency: 1, Workers: 1, Size: 64, Records: 1, Duration: time.Second}
 		if err := c.Run(t.Context(), nil, nil); err == nil || !strings.Contains(err.Error(), "target") {
 			t.Errorf("%s: %v", target, err)
 		}

@@ -21,8 +21,8 @@ type Findings struct {
 	Broken        int64 `json:"broken"`        // requests that were not HTTP/1.1 within limits
 }
 
-// add takes in the audit of a stretch.
-func (f *Findings) add(a audit, book *ledger) {
+// addAudit takes in the audit of a stretch.
+func (f *Findings) addAudit(a audit, book *ledger) {
 	f.Lost += a.Lost
 	f.LostEvents += a.LostEvents
 	f.Duplicated += a.Duplicated
@@ -30,8 +30,8 @@ func (f *Findings) add(a audit, book *ledger) {
 	f.Strays += book.strays.Load()
 }
 
-// collect takes in what the healthy receivers noticed in all.
-func (f *Findings) collect(rs *receivers) {
+// collectFrom takes in what the healthy receivers noticed in all.
+func (f *Findings) collectFrom(rs *receivers) {
 	for _, c := range []struct {
 		to   *int64
 		from func(*receiver) *atomic.Int64
@@ -69,8 +69,8 @@ func (f *Findings) problem(deliveries int64) error {
 	return nil
 }
 
-// rows prints the findings about so many deliveries.
-func (f *Findings) rows(row func(...string), deliveries int64) {
+// findingRows prints the findings about so many deliveries.
+func (f *Findings) findingRows(row func(...string), deliveries int64) {
 	row("lost", strconv.FormatInt(f.Lost, 10), fmt.Sprintf("deliveries; %d of %d were expected and arrived", deliveries, deliveries+f.Lost))
 	row("duplicated", strconv.FormatInt(f.Duplicated, 10))
 	wrong := f.Misidentified + f.Alien + f.Miscounted + f.Forged + f.Corrupted + f.Broken

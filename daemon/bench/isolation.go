@@ -23,11 +23,12 @@ type Isolation struct {
 	AloneAgain Condition `json:"aloneAgain"` // the bad ones deleted
 
 	// Beside, over the mean of both times alone. Latencies are end to end.
-	PacedP50Ratio  float64 `json:"pacedP50Ratio"`
-	PacedP99Ratio  float64 `json:"pacedP99Ratio"`
-	PacedRateRatio float64 `json:"pacedRateRatio"`
-	FullP99Ratio   float64 `json:"fullP99Ratio"`
-	FullRateRatio  float64 `json:"fullRateRatio"`
+	PacedP50Ratio      float64 `json:"pacedP50Ratio"`
+	PacedP99Ratio      float64 `json:"pacedP99Ratio"`
+	PacedRateRatio     float64 `json:"pacedRateRatio"`
+	PacedUsualP99Ratio float64 `json:"pacedUsualP99Ratio"`
+	FullP99Ratio       float64 `json:"fullP99Ratio"`
+	FullRateRatio      float64 `json:"fullRateRatio"`
 
 	Hanging Unhealthy `json:"hanging"`
 	Failing Unhealthy `json:"failing"`
@@ -58,7 +59,7 @@ func (r *run) stage(ctx context.Context, report *ScenarioReport) error {
 	} else {
 		report.Backlog, err = r.backlog(ctx)
 	}
-	r.found.collect(r.rs)
+	r.found.collectFrom(r.rs)
 	report.Findings, report.Deliveries = r.found, r.delivered
 	return err
 }
@@ -110,13 +111,16 @@ func (i *Isolation) compare() {
 	}
 	i.PacedP50Ratio = over(func(c *Condition) float64 { return c.Paced.EndToEnd.P50 })
 	i.PacedP99Ratio = over(func(c *Condition) float64 { return c.Paced.EndToEnd.P99 })
+	i.PacedUsualP99Ratio = over(func(c *Condition) float64 { return c.Paced.UsualP99 })
 	i.PacedRateRatio = over(func(c *Condition) float64 { return c.Paced.EventsPerSecond })
 	i.FullP99Ratio = over(func(c *Condition) float64 { return c.Full.EndToEnd.P99 })
 	i.FullRateRatio = over(func(c *Condition) float64 { return c.Full.EventsPerSecond })
 }
 
 // problem returns what is wrong with the daemon, or nil. Slowness is not: the ratios tell it.
-func (i *Isolation) problem() error { return missing(i.Held, i.Expected, "beside the bad subscriptions") }
+func (i *Isolation) problem() error {
+	return missing(i.Held, i.Expected, "beside the bad subscriptions")
+}
 
 // ratio is a figure over the mean of others, or 0 when they are 0.
 func ratio(figure float64, others ...float64) float64 {

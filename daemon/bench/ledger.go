@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,9 +48,13 @@ type ledger struct {
 
 	delivered atomic.Int64 // first arrivals
 	completed atomic.Int64 // events that reached every receiver
+	first     atomic.Int64 // time of the first arrival of all, 0 before it
 	last      atomic.Int64 // time of the last first arrival
 	strays    atomic.Int64 // arrivals of a sequence number that was never sent
 	endToEnd  histogram
+	// seconds are the same latencies apart for each second of the epoch in which an event's request began; there are
+	// none unless they were asked for.
+	seconds []atomic.Pointer[histogram]
 }
 
 func newLedger(base int64, receivers int, epoch time.Time) *ledger {
@@ -108,7 +113,12 @@ func (l *ledger) arrive(receiver int, seq, at int64, id []byte) {
 		return
 	}
 	e.arrived.CompareAndSwap(0, l.hash(id))
-	l.endToEnd.add(time.Duration(at - e.start.Load() + 1))
+	start := e.start.Load() - 1
+	l.endToEnd.add(time.Duration(at - start))
+	if second := int(start / int64(time.Second)); second < len(l.seconds) {
+		l.second(second).add(time.Duration(at - start))
+	}
+	l.first.CompareAndSwap(0, max(at, 1))
 	for old := l.last.Load(); at > old && !l.last.CompareAndSwap(old, at); {
 		old = l.last.Load()
 	}
@@ -116,6 +126,29 @@ func (l *ledger) arrive(receiver int, seq, at int64, id []byte) {
 		l.completed.Add(1)
 	}
 	l.delivered.Add(1)
+}
+
+func (l *ledger) second(i int) *histogram {
+	h := l.seconds[i].Load()
+	if h == nil {
+		l.seconds[i].CompareAndSwap(nil, &histogram{})
+		h = l.seconds[i].Load()
+	}
+	return h
+}
+
+// usualP99 is the median over the seconds of the 99th percentile within each, or 0 without seconds. What another
+// program does to a few seconds does not move it.
+func (l *ledger) usualP99() time.Duration {
+	const least = 20 // events of a second that count: the first and the last one are only parts
+	var list []time.Duration
+	for i := range l.seconds {
+		if h := l.seconds[i].Load(); h != nil && h.count.Load() >= least {
+			list = append(list, h.quantile(0.99))
+		}
+	}
+	slices.Sort(list)
+	return quantileOf(list, 0.5)
 }
 
 // hash never returns zero, which stands for no id.

@@ -40,17 +40,22 @@ func (r *run) memory(ctx context.Context) (m Memory, err error) {
 
 // eachFile opens each regular file below a directory in turn.
 func eachFile(dir string, do func(*os.File) error) error {
-	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	return fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
-		f, err := os.Open(path)
+		f, err := root.Open(path)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = f.Close() }()
 		if err := do(f); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
+			return fmt.Errorf("%s: %w", filepath.Join(dir, path), err)
 		}
 		return nil
 	})

@@ -225,7 +225,7 @@ func (r *receiver) takeBatch(book *ledger, m *message, at int64) {
 		book.arrive(r.index, rec.seq, at, rec.id)
 	})
 	switch {
-	case !ok:
+	case !ok || announced < 0:
 		r.alien.Add(1)
 	case announced != int64(found) || found < 1 || found > r.records:
 		r.miscounted.Add(1)

@@ -237,8 +237,8 @@ func (r *Report) account(o outcome) {
 	r.LoadCPUPerEvent = per(int64(o.before.self), int64(o.after.self), events*micro)
 
 	r.OthersCores = othersOf(o.before, o.after)
-	r.Findings.add(a, o.book)
-	r.Findings.collect(rs)
+	r.addAudit(a, o.book)
+	r.collectFrom(rs)
 	counts := [3]int{}
 	for _, rc := range rs.all {
 		counts[rc.behaviour]++
@@ -299,7 +299,7 @@ func (r *Report) writeTable(w io.Writer) error {
 	row("bytes/event", optional(d.DiskPerEvent, 0), fmt.Sprintf("to the disk; %s in write calls with sockets", optional(d.WrittenPerEvent, 0)))
 	row("commits/s", optional(d.CommitsPerSecond, 0), optional(d.EventsPerCommit, 1)+" events each")
 	row()
-	r.Findings.rows(row, r.Deliveries)
+	r.findingRows(row, r.Deliveries)
 	if u := r.Failing; u != nil {
 		row("failing receivers", strconv.Itoa(u.Receivers), fmt.Sprintf("%d pushes answered 500; the figures above are the healthy receivers'", u.Pushes))
 	}

@@ -112,7 +112,7 @@ func (r *run) restartIdle(ctx context.Context, kill, cold bool, expected int64) 
 		return nil, fmt.Errorf("the first event after the start: %w", err)
 	}
 	r.next++
-	r.found.add(book.audit(r.next), book)
+	r.found.addAudit(book.audit(r.next), book)
 	r.delivered += book.delivered.Load()
 	t.DeliverySeconds = t.ReadySeconds + time.Duration(book.last.Load()).Seconds()
 	if t.Held, err = r.held(ctx, expected); err != nil {

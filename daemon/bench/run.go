@@ -63,7 +63,7 @@ type result interface {
 // measure does everything in order and returns the report.
 func (r *run) measure(ctx context.Context) (result, error) {
 	r.progress.say("measuring the disk")
-	disk, err := probeDisk(ctx, r.dir, cmp.Or(r.spacedProbes, probeSpaced))
+	disk, err := probeDisk(ctx, r.dir, probeCount, cmp.Or(r.spacedProbes, probeSpaced))
 	if err != nil {
 		return nil, err
 	}

@@ -62,13 +62,13 @@ func (r *ScenarioReport) writeTable(w io.Writer) error {
 		r.Backlog.rows(row)
 	}
 	row()
-	r.Findings.rows(row, r.Deliveries)
+	r.findingRows(row, r.Deliveries)
 	return t.Flush()
 }
 
 // stretchHead and stretchRow print stretches as a table.
 func stretchHead(row func(...string)) {
-	row("stretch", "events/s", "ack p50", "p99", "end to end p50", "p99", "max ms", "CPU µs/event", "others", "disk p99")
+	row("stretch", "events/s", "ack p50", "p99", "end to end p50", "p99", "usual p99", "max ms", "CPU µs/event", "others", "disk p99")
 }
 
 func (s *Stretch) row(row func(...string), name string) {
@@ -76,9 +76,9 @@ func (s *Stretch) row(row func(...string), name string) {
 	if rate == 0 {
 		rate = s.AckedPerSecond // nobody received them
 	}
-	cells := []string{"  " + name, number(rate, 0), number(s.Ack.P50, 2), number(s.Ack.P99, 2), "", "", ""}
+	cells := []string{"  " + name, number(rate, 0), number(s.Ack.P50, 2), number(s.Ack.P99, 2), "", "", "", ""}
 	if s.EndToEnd.Count > 0 {
-		cells = append(cells[:4], number(s.EndToEnd.P50, 2), number(s.EndToEnd.P99, 2), number(s.EndToEnd.Max, 1))
+		cells = append(cells[:4], number(s.EndToEnd.P50, 2), number(s.EndToEnd.P99, 2), number(s.UsualP99, 2), number(s.EndToEnd.Max, 1))
 	}
 	row(append(cells, optional(s.CPUPerEvent, 0), optional(s.OthersCores, 2), number(s.DiskP99, 2))...)
 }
@@ -107,6 +107,7 @@ func (i *Isolation) rows(row func(...string)) {
 	row("beside/alone", "paced", "", "beside over the mean of both times alone; latencies end to end")
 	row("  p50", number(i.PacedP50Ratio, 2))
 	goal(row, "  p99", i.PacedP99Ratio, "1.5 at most")
+	row("  usual p99", number(i.PacedUsualP99Ratio, 2), "the median of the 99th percentiles of single seconds")
 	row("  rate", number(i.PacedRateRatio, 2))
 	row("beside/alone", "full")
 	row("  p99", number(i.FullP99Ratio, 2))

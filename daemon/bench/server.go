@@ -31,15 +31,15 @@ const (
 
 // server is the daemon under test: a child process with a configuration and a data directory of its own.
 type server struct {
-	child  *child
-	start  func() (*child, error)  // starts the process, which ends with the context of startServer
-	lost   context.CancelCauseFunc // called when the daemon ends unasked
-	data   string                  // the data directory
-	wg     sync.WaitGroup          // of those who watch for that
-	addr   string                  // host and port of the API
-	admin  string                  // base URL of health, metrics and profiles
-	token  string
-	http   *http.Client
+	child *child
+	start func() (*child, error)  // starts the process, which ends with the context of startServer
+	lost  context.CancelCauseFunc // called when the daemon ends unasked
+	data  string                  // the data directory
+	wg    sync.WaitGroup          // of those who watch for that
+	addr  string                  // host and port of the API
+	admin string                  // base URL of health, metrics and profiles
+	token string
+	http  *http.Client
 }
 
 // startServer writes a configuration into the directory, starts the daemon with it and waits until it is

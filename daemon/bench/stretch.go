@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,8 @@ const (
 	defaultPace      = 200 // events per second of a paced stretch
 	// restBefore is what passes before a stretch, so that the one before and its writes are over.
 	restBefore = 2 * time.Second
+	// maxSeconds bounds the memory of the latencies kept apart for each second, some 60 KB each.
+	maxSeconds = 600
 )
 
 // Stretch is what one load on the healthy subscriptions came to.
@@ -30,6 +33,9 @@ type Stretch struct {
 	Ack      Latency  `json:"ack"`
 	EndToEnd Latency  `json:"endToEnd"`
 	Lateness *Latency `json:"lateness,omitempty"`
+	// UsualP99 is the median over the seconds of the 99th percentile end to end within each: what another program does
+	// to a few seconds does not move it.
+	UsualP99 float64 `json:"usualP99"`
 
 	CPUPerEvent *float64 `json:"cpuPerEvent,omitempty"` // of the daemon, microseconds
 	OthersCores *float64 `json:"othersCores,omitempty"` // processors that other programs and the host took
@@ -78,7 +84,7 @@ type stretchOptions struct {
 // rest lets the machine come to rest and says what a sync of the disk costs now.
 func (r *run) rest(ctx context.Context) (*Disk, error) {
 	begin := time.Now()
-	d, err := probeDisk(ctx, r.dir, cmp.Or(r.spacedProbes, probeSpaced))
+	d, err := probeDisk(ctx, r.dir, 0, cmp.Or(r.spacedProbes, probeSpaced))
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +115,7 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 		receivers = 0
 	}
 	book := newLedger(r.next, receivers, time.Now())
+	book.seconds = make([]atomic.Pointer[histogram], min(int(r.stretch()/time.Second)+2, maxSeconds))
 	l := r.newLoad(book)
 	l.shape.kind, l.rate, l.events, l.duration, l.resend = o.kind, o.rate, 0, r.stretch(), o.amid != nil
 	r.rs.keep(book)
@@ -147,14 +154,15 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 	}
 	r.next += sent.issued
 	a := book.audit(r.next)
-	r.found.add(a, book)
+	r.found.addAudit(a, book)
 	r.delivered += book.delivered.Load()
 
 	s = Stretch{
 		Events: a.Acked, Refused: l.refused.Load(), Resent: l.resent.Load(),
 		Seconds: time.Duration(max(book.last.Load()-begin, 0)).Seconds(),
 		Ack:     l.acks.latency(), EndToEnd: book.endToEnd.latency(),
-		DiskP50: disk.SpacedP50, DiskP99: disk.SpacedP99,
+		UsualP99: millis(book.usualP99()),
+		DiskP50:  disk.SpacedP50, DiskP99: disk.SpacedP99,
 		OthersCores: othersOf(before, after),
 		CPUPerEvent: per(int64(before.daemon.CPU), int64(after.daemon.CPU), float64(a.Acked)*float64(time.Microsecond)),
 	}
