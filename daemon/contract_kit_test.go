@@ -232,6 +232,7 @@ func routes() []route {
 	for _, act := range []string{"/enable", "/pause", "/secret", "/ping", "/retry"} {
 		add(subscription+act, "", subscribe, "POST")
 	}
+	add(subscription+"/status", "", subscribe, "GET")
 	add("/events", `{"type":"task.create","data":{}}`, publish, "POST")
 	add("/events", "", both, "GET")
 	add("/events/none", "", both, "GET")
