@@ -13,7 +13,11 @@
 // at its first attempt has a record of its own, its fate.
 //
 // In memory each lane has a window of its next first attempts and of its nearest retries; what is beyond is
-// found again on disk from a cursor. Leases are in memory only.
+// found again on disk from a cursor. Leases are in memory only. A lane with an order keeps, beside that, the keys something of
+// which is leased or waits for its retry, and first attempts it has passed over because of them.
+//
+// A lane whose deliveries are given up gets the number of the newest event on its record: unset bits up to it say discarded, however
+// many there are.
 //
 // # The file
 //
@@ -22,7 +26,8 @@
 // ones begins with a version byte, now 1; bitmaps belong to the version of the file, which stands in the bucket format
 // (package boltkit). Top-level buckets:
 //
-//	lane    number u32 -> version, flags (1: dropped), 16 bytes of id. The bucket's sequence is the last number
+//	lane    number u32 -> version, flags (1: dropped, 2: given up, 4: retries still to be discarded), 16 bytes of id, and, when given
+//	        up, uv the newest event then, and the reason (the rest). The bucket's sequence is the last number
 //	        given; numbers are not used again.
 //	ev      segment u64 -> bucket of blocks: first event u64 -> block. The sequence of ev is the number of
 //	        the newest event. A segment's name is the number of its first event.
@@ -31,9 +36,12 @@
 //	done    segment u64, chunk u32 -> 256 bytes: the bits of 2048 deliveries, the lowest bit of the first byte
 //	        first. An absent chunk is all zero.
 //	fate    event u64, lane u32 -> version, state (1 retrying, 2 delivered, 3 dead, 4 discarded), uv attempts, uv
-//	        retries used, uv time (due, or of the end), reason (the rest). A set bit without a fate: delivered
-//	        by its one attempt. An unset bit of a dropped lane: discarded.
-//	due     lane u32, time u64, event u64 -> empty: the order of a lane's retries.
+//	        retries used, uv time (due, or of the end), reason (the rest). State 5 is retrying in a batch, with uv the first event of
+//	        it in place of the reason. A set bit without a fate: delivered by its one attempt. An unset bit of a dropped lane, or
+//	        of an event up to that at which its lane was given up: discarded.
+//	due     lane u32, time u64, event u64 -> empty: the order of a lane's retries; of a batch only the first stands in it.
+//	batch   event u64, lane u32 -> version, uv count, and the other events of the batch that event begins, each as uv difference
+//	        to the one before.
 //	died    lane u32, time u64, event u64 -> empty: the order in which a lane's deliveries died, and of all ends
 //	        whose event's segment is gone.
 //	att     segment u64 -> bucket of attempt blocks: commit u64 -> block. The inner sequence is the time of its last
@@ -57,8 +65,8 @@
 //
 // Attempt block: version, u32 length of the header, header, texts. Header: uv count, and for each attempt v difference of the
 // event, uv lane, uv number, v difference of the start, uv duration in microseconds, a byte of class (0 none, 1 delivered, 2
-// retry, 3 rejected, 4 gone, 5 misconfigured), uv status, uv lengths of error and response. Texts: error and response of
-// each, in order.
+// retry, 3 rejected, 4 gone, 5 misconfigured), uv status, uv lengths of error and response, or uv 513 when both are those of the
+// attempt before. Texts: error and response of each, in order.
 //
 // An id the queue gives is "evt_" and, in lower-case base32hex, the event's number (8 bytes) and 8 random bytes.
 package boltqueue

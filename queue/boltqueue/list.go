@@ -102,7 +102,7 @@ func (q *Queue) Events(ctx context.Context, f queue.EventFilter) ([]*queue.Event
 		at = place{seq: seq}
 	}
 	var list []*queue.Event
-	err := q.walk(ctx, at, func(_ *scan, b *block, i int) (bool, error) {
+	err := q.walk(ctx, at, nil, func(_ *scan, b *block, i int) (bool, error) {
 		if f.AccountID != "" && string(b.accounts[b.events[i].account]) != f.AccountID {
 			return true, nil
 		}
@@ -127,13 +127,15 @@ type scan struct {
 	segment uint64
 	// at is where the listing stands; whoever stops within an event sets its lane.
 	at *place
+	// pass says which segments have nothing to show; nil: none.
+	pass func(segment uint64) bool
 }
 
 // errEnough ends a walk.
 var errEnough = errors.New("enough")
 
 // walk calls fn for each retained event from the position on, newest first, until it says stop.
-func (q *Queue) walk(ctx context.Context, at place, fn func(s *scan, b *block, i int) (more bool, err error)) error {
+func (q *Queue) walk(ctx context.Context, at place, pass func(uint64) bool, fn func(s *scan, b *block, i int) (more bool, err error)) error {
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -145,7 +147,7 @@ func (q *Queue) walk(ctx context.Context, at place, fn func(s *scan, b *block, i
 		q.mu.Unlock()
 		done := false
 		err := q.view(func(tx *bolt.Tx) error {
-			s := &scan{tx: tx, bits: newBitReader(tx), fates: tx.Bucket(bucketFate), at: &at}
+			s := &scan{tx: tx, bits: newBitReader(tx), fates: tx.Bucket(bucketFate), at: &at, pass: pass}
 			var err error
 			done, err = s.walk(fn)
 			return err
@@ -172,6 +174,9 @@ func (s *scan) walk(fn func(s *scan, b *block, i int) (bool, error)) (done bool,
 			return false, fmt.Errorf("%w: segment %x", errDamaged, name)
 		}
 		s.segment = big.Uint64(name)
+		if s.pass != nil && s.pass(s.segment) {
+			continue
+		}
 		c := bucket.Cursor()
 		for k, v := floor(c, key64(s.at.seq)); k != nil; k, v = c.Prev() {
 			if err := b.read(big.Uint64(k), packedValue(bucket, k, v)); err != nil {
@@ -355,7 +360,7 @@ func (q *Queue) Deliveries(ctx context.Context, f queue.DeliveryFilter) ([]*queu
 		// Events that were kept while younger ones stayed lie between the segments, so both are asked
 		// for a whole page.
 		kept := &deliveryList{q: q, f: f, only: only}
-		if err = errors.Join(q.walk(ctx, at, x.visit), kept.orphans(ctx, at)); err == nil && len(kept.list) > 0 {
+		if err = errors.Join(q.walk(ctx, at, x.passed(), x.visit), kept.orphans(ctx, at)); err == nil && len(kept.list) > 0 {
 			x.list = append(x.list, kept.list...)
 			slices.SortStableFunc(x.list, func(a, b *queue.Delivery) int { return cmp.Compare(b.ID.Seq, a.ID.Seq) })
 			x.list = x.list[:min(len(x.list), f.Limit)]
@@ -373,6 +378,22 @@ type deliveryList struct {
 	f    queue.DeliveryFilter
 	only uint32 // lane number, 0 for any
 	list []*queue.Delivery
+}
+
+// passed says which segments hold none of the deliveries that are asked for: those all of whose deliveries are finished, when it is
+// others that are wanted.
+func (x *deliveryList) passed() func(uint64) bool {
+	switch x.f.State {
+	case queue.StatePending, queue.StateDelivering, queue.StateHeld:
+	default:
+		return nil
+	}
+	return func(first uint64) bool {
+		x.q.mu.Lock()
+		defer x.q.mu.Unlock()
+		s := x.q.segmentOf(first)
+		return s != nil && s.unfinished == 0
+	}
 }
 
 // visit takes the deliveries of one event.
@@ -442,7 +463,7 @@ func (x *deliveryList) take(d *queue.Delivery) (more bool) {
 	if (d.State == queue.StatePending || d.State == queue.StateRetrying) && x.f.Held != nil && x.f.Held(d.ID.Lane) {
 		d.State = queue.StateHeld
 	}
-	if x.f.State == "" || d.State == x.f.State {
+	if (x.f.State == "" || d.State == x.f.State) && (x.f.Reason == "" || d.Reason == x.f.Reason) {
 		x.list = append(x.list, d)
 	}
 	return len(x.list) < x.f.Limit
@@ -490,147 +511,4 @@ func (x *deliveryList) ofEvent(at place) error {
 		_, err := r.visitAll(seq, at)
 		return err
 	})
-}
-
-// recorded lists deliveries with a record of their own, below the position.
-func (x *deliveryList) recorded(ctx context.Context, at place) error {
-	for more := true; more; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		err := x.q.view(func(tx *bolt.Tx) error {
-			var err error
-			more, err = x.page(tx, &at)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// page reads records below at for as long as a read transaction may, and moves at.
-func (x *deliveryList) page(tx *bolt.Tx, at *place) (more bool, err error) {
-	started := time.Now()
-	r := recordReader{x: x, tx: tx, reader: eventReader{tx: tx}}
-	c := tx.Bucket(bucketFate).Cursor()
-	k, v := below(c, keySeqLane(at.seq, at.lane))
-	for looked := 1; k != nil; k, v = c.Prev() {
-		seq, n, ok := parseSeqLane(k)
-		if !ok {
-			return false, fmt.Errorf("%w: record %x", errDamaged, k)
-		}
-		if looked++; looked&63 == 0 && time.Since(started) > viewBudget {
-			return true, nil
-		}
-		*at = place{seq, n}
-		if more, err := r.visit(seq, n, v); err != nil || !more {
-			return false, err
-		}
-	}
-	return false, nil
-}
-
-// below moves the cursor to the last key under key.
-func below(c *bolt.Cursor, key []byte) (k, v []byte) {
-	if k, _ = c.Seek(key); k == nil {
-		return c.Last()
-	}
-	return c.Prev()
-}
-
-// recordReader takes deliveries by their records within one read transaction.
-type recordReader struct {
-	x      *deliveryList
-	tx     *bolt.Tx
-	reader eventReader
-	event  *queue.Event
-	seq    uint64
-}
-
-func (r *recordReader) visit(seq uint64, n uint32, v []byte) (more bool, err error) {
-	x := r.x
-	if x.only != 0 && n != x.only {
-		return true, nil
-	}
-	f, err := decodeFate(v)
-	if err != nil {
-		return false, fmt.Errorf("delivery %d/%d: %w", seq, n, err)
-	}
-	if x.f.State == queue.StateDead && f.state != fateDead || x.f.State == queue.StateRetrying && f.state != fateRetrying {
-		return true, nil
-	}
-	if r.event == nil || r.seq != seq {
-		if r.event, err = lookUp(r.tx, &r.reader, x.q.segmentFirst(seq), seq); err != nil {
-			return false, err
-		}
-		r.seq = seq
-	}
-	ev := r.event
-	if ev == nil {
-		return true, nil // its segment is being dropped
-	}
-	if ev.AcceptedAt.UnixMilli() < x.since() {
-		return false, nil
-	}
-	l := x.q.laneOf(n)
-	if l == nil || x.f.AccountID != "" && ev.AccountID != x.f.AccountID {
-		return true, nil
-	}
-	return x.take(x.q.describeFate(seq, l, ev, f)), nil
-}
-
-// orphans lists the deliveries whose segment is gone: those of kept events.
-func (x *deliveryList) orphans(ctx context.Context, at place) error {
-	for more := true; more; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		err := x.q.view(func(tx *bolt.Tx) error {
-			more = false
-			started := time.Now()
-			r := recordReader{x: x, tx: tx, reader: eventReader{tx: tx}}
-			c := tx.Bucket(bucketKeep).Cursor()
-			for k, _ := floor(c, key64(at.seq)); k != nil; k, _ = c.Prev() {
-				if len(k) != 8 {
-					return fmt.Errorf("%w: kept event %x", errDamaged, k)
-				}
-				seq := big.Uint64(k)
-				if time.Since(started) > viewBudget {
-					more = true
-					return nil
-				}
-				if seq < at.seq {
-					at = place{seq, math.MaxUint32}
-				}
-				if x.q.segmentFirst(seq) != 0 {
-					continue
-				}
-				if full, err := r.visitAll(seq, at); err != nil || full {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// visitAll takes the deliveries of one kept event below the position.
-func (r *recordReader) visitAll(seq uint64, at place) (full bool, err error) {
-	c := r.tx.Bucket(bucketFate).Cursor()
-	for k, v := below(c, keySeqLane(seq, at.lane)); k != nil; k, v = c.Prev() {
-		s, n, ok := parseSeqLane(k)
-		if !ok || s != seq {
-			break
-		}
-		if more, err := r.visit(seq, n, v); err != nil || !more {
-			return true, err
-		}
-	}
-	return false, nil
 }

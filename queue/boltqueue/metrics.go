@@ -13,6 +13,7 @@ import (
 //
 //	herald_queue_accepted_total          events made durable
 //	herald_queue_settled_total           outcomes made durable
+//	herald_queue_expired_total           deliveries that became dead because their event was over age
 //	herald_queue_commits_total{result}   commits: done, full (no room), failed (the last one)
 //	herald_queue_commit_seconds          time from one commit's start until it was synced
 //	herald_queue_commit_events           events per commit
@@ -33,6 +34,7 @@ type metrics struct {
 	q        *Queue
 	accepted prometheus.Counter
 	settled  prometheus.Counter
+	expired  prometheus.Counter
 	commits  *prometheus.CounterVec
 	seconds  prometheus.Histogram
 	events   prometheus.Histogram
@@ -64,6 +66,7 @@ func newMetrics(q *Queue) *metrics {
 		q:        q,
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "accepted_total", Help: "Events made durable."}),
 		settled:  prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "settled_total", Help: "Outcomes made durable."}),
+		expired:  prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "expired_total", Help: "Deliveries that became dead because their event was over age."}),
 		commits:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricPrefix + "commits_total", Help: "Commits by result."}, []string{"result"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: metricPrefix + "commit_seconds", Help: "Time from the start of a commit until it was synced.",
@@ -125,7 +128,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m, m.accepted, m.settled, m.commits, m.seconds, m.events, m.outcomes}
+	return []prometheus.Collector{m, m.accepted, m.settled, m.expired, m.commits, m.seconds, m.events, m.outcomes}
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {

@@ -420,6 +420,7 @@ func (r *retirement) after(st *stage) {
 	for _, d := range r.dissolved {
 		q.scatter(d)
 	}
+	q.metrics.expired.Add(float64(len(r.expired)))
 	for i := range r.expired {
 		e := &r.expired[i]
 		r.s.unfinished--

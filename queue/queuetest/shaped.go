@@ -12,7 +12,7 @@ import (
 
 func shapedScenarios() []scenario {
 	var list []scenario
-	for seed := range uint64(12) {
+	for seed := range uint64(8) {
 		list = append(list, scenario{fmt.Sprint("Shaped", seed), func(r *rig) { shaped(r, seed) }})
 	}
 	return list

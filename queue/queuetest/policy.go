@@ -1,0 +1,553 @@
+package queuetest
+
+import (
+	"slices"
+	"time"
+
+	"herald/queue"
+)
+
+func policyScenarios() []scenario {
+	return []scenario{
+		{"BatchFills", batchFills},
+		{"BatchWaits", batchWaits},
+		{"BatchStaysTogether", batchStaysTogether},
+		{"BatchDissolves", batchDissolves},
+		{"BatchOverSegments", batchOverSegments},
+		{"TotalBoundsRecords", totalBounds},
+		{"StrictOrder", strictOrder},
+		{"OrderByKey", orderByKey},
+		{"KeyBehindManyOfAnother", keyBehindMany},
+		{"Discard", discard},
+		{"DiscardManyRetries", discardManyRetries},
+		{"RetryDeadByChoice", retryDeadByChoice},
+		{"RetryDeadAtARate", retryDeadAtARate},
+		{"ListByReason", listByReason},
+		{"LaneStats", laneStats},
+	}
+}
+
+// inBatches gives lanes room for pushes of n records.
+func inBatches(n int, wait time.Duration) func(queue.Lane) queue.Room {
+	return func(queue.Lane) queue.Room { return queue.Room{Pushes: 1 << 20, Records: n, Wait: wait} }
+}
+
+func ordered(o queue.Order) func(queue.Lane) queue.Room {
+	return func(queue.Lane) queue.Room {
+		return queue.Room{Pushes: 1 << 20, Order: o, Key: byResource, KeyID: "resource"}
+	}
+}
+
+func seqsOf(c queue.Claim) []uint64 {
+	var list []uint64
+	for _, d := range c.Deliveries {
+		list = append(list, d.Seq)
+	}
+	return list
+}
+
+func (r *rig) wantSeqs(c queue.Claim, want ...uint64) {
+	r.t.Helper()
+	if got := seqsOf(c); !slices.Equal(got, want) {
+		r.t.Fatalf("claimed %v, want %v", got, want)
+	}
+}
+
+// acceptN accepts n events for lane 1, on the resources given in turn.
+func (r *rig) acceptN(n int, resources ...int) {
+	r.t.Helper()
+	subs := make([]queue.Submission, n)
+	for i := range subs {
+		subs[i] = submission(append(resources, i)[i%max(len(resources), 1)], laneOf(1))
+	}
+	r.accept(subs...)
+}
+
+func batchFills(r *rig) {
+	r.acceptN(10)
+	r.step()
+	got := r.claimWith(10, inBatches(4, 0))
+	if len(got) != 3 {
+		r.t.Fatalf("%d claims of 10 deliveries", len(got))
+	}
+	r.wantSeqs(got[0], 1, 2, 3, 4)
+	r.wantSeqs(got[2], 9, 10)
+	r.wantStats(0, 0, 10, 0)
+	for _, c := range got {
+		r.settle(delivered(c))
+	}
+	r.step()
+	for seq := range uint64(10) {
+		r.want(queue.DeliveryID{Seq: seq + 1, Lane: laneOf(1)}, queue.StateDelivered, 1)
+	}
+}
+
+func batchWaits(r *rig) {
+	r.acceptN(3)
+	start := time.Now()
+	room := inBatches(4, time.Minute)
+	if got := r.claimWith(1, room); len(got) != 0 {
+		r.t.Fatalf("a push went before it was full: %v", seqsOf(got[0]))
+	}
+	r.step()
+	time.Sleep(start.Add(time.Minute - 2*time.Millisecond).Sub(time.Now()))
+	if got := r.claimWith(1, room); len(got) != 0 {
+		r.t.Fatal("a push went before its time")
+	}
+	time.Sleep(3 * time.Millisecond)
+	got := r.claimWith(2, room)
+	if len(got) != 1 {
+		r.t.Fatalf("%d pushes when the wait was over", len(got))
+	}
+	r.wantSeqs(got[0], 1, 2, 3)
+	r.settle(delivered(got[0]))
+	// Full, it does not wait; what does not fill another does.
+	r.acceptN(5)
+	got = r.claimWith(5, room)
+	if len(got) != 1 {
+		r.t.Fatalf("%d pushes of 5 deliveries, 4 in one", len(got))
+	}
+	r.wantSeqs(got[0], 4, 5, 6, 7)
+	r.settle(delivered(got[0]))
+	// Whoever wakes the lane may have another mind about the wait.
+	r.q.Wake(laneOf(1))
+	got = r.claimWith(5, inBatches(4, 0))
+	if len(got) != 1 {
+		r.t.Fatal("the lane waits for what nobody asks for any more")
+	}
+	r.wantSeqs(got[0], 8)
+}
+
+func batchStaysTogether(r *rig) {
+	r.acceptN(6)
+	got := r.claimWith(10, inBatches(3, 0))
+	r.settle(retrying(got[0], time.Minute), retrying(got[1], time.Minute))
+	r.wantStats(0, 6, 0, 0)
+	r.step()
+	for i := 2; i < 6; i++ {
+		r.none()
+		time.Sleep(time.Minute)
+		// However few there would be in a new push.
+		got = r.claimWith(10, inBatches(1+i%2, 0))
+		if len(got) != 2 || got[0].Attempt != i || got[0].Retries != i-1 {
+			r.t.Fatalf("claims %+v", got)
+		}
+		slices.SortFunc(got, func(a, b queue.Claim) int { return int(a.Deliveries[0].Seq) - int(b.Deliveries[0].Seq) }) //nolint:gosec // small
+		r.wantSeqs(got[0], 1, 2, 3)
+		r.wantSeqs(got[1], 4, 5, 6)
+		r.settle(retrying(got[0], time.Minute), retrying(got[1], time.Minute))
+		r.step()
+	}
+	// One that is made due by hand goes alone, and the others for themselves.
+	if err := r.q.Retry(r.t.Context(), account, queue.DeliveryID{Seq: 2, Lane: laneOf(1)}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.step()
+	c := r.claimOne()
+	r.wantSeqs(c, 2)
+	r.settle(delivered(c))
+	r.step()
+	time.Sleep(time.Minute)
+	got = r.claim(10)
+	if len(got) != 3 {
+		r.t.Fatalf("%d claims, want 1, 3, and 4 to 6", len(got))
+	}
+	for _, c := range got {
+		if n := len(c.Deliveries); n != 1 && n != 3 {
+			r.t.Fatalf("claimed %v", seqsOf(c))
+		}
+		r.settle(dead(c))
+	}
+	r.step()
+	r.wantStats(0, 0, 0, 5)
+	r.want(queue.DeliveryID{Seq: 3, Lane: laneOf(1)}, queue.StateDead, 6)
+	r.want(queue.DeliveryID{Seq: 2, Lane: laneOf(1)}, queue.StateDelivered, 6)
+}
+
+func batchDissolves(r *rig) {
+	r.acceptN(3)
+	c := r.claimWith(1, inBatches(3, 0))[0]
+	s := retrying(c, 0)
+	s.Dissolve = true
+	r.settle(s)
+	r.step()
+	got := r.claimWith(10, inBatches(3, 0))
+	if len(got) != 3 || len(got[0].Deliveries) != 1 || got[0].Attempt != 2 {
+		r.t.Fatalf("dissolved came %+v", got)
+	}
+	for _, c := range got {
+		r.settle(delivered(c))
+	}
+	r.none()
+}
+
+// batchOverSegments lets the older part of a batch expire.
+func batchOverSegments(r *rig) {
+	r.configure(queue.Retention{Events: 10 * time.Hour, Attempts: time.Hour, Dead: 100 * time.Hour})
+	r.acceptN(2)
+	time.Sleep(2 * time.Hour) // long enough for another segment
+	r.acceptN(2)
+	c := r.claimWith(1, inBatches(4, 0))[0]
+	r.wantSeqs(c, 1, 2, 3, 4)
+	r.settle(retrying(c, 9*time.Hour))
+	r.step()
+	time.Sleep(8*time.Hour + 10*time.Minute)
+	r.rest()
+	r.want2(1, queue.StateDead, queue.ReasonExpired)
+	r.want2(2, queue.StateDead, queue.ReasonExpired)
+	r.want2(3, queue.StateRetrying, "")
+	r.step()
+	time.Sleep(time.Hour)
+	got := r.claim(10)
+	if len(got) != 2 {
+		r.t.Fatalf("%d claims, want 3 and 4", len(got))
+	}
+	for _, c := range got {
+		r.settle(delivered(c))
+	}
+	r.step()
+	r.wantStats(0, 0, 0, 2)
+}
+
+// want2 checks state and reason of a delivery of lane 1, whatever its log has lost.
+func (r *rig) want2(seq uint64, state queue.State, reason string) {
+	r.t.Helper()
+	d, _, err := r.q.Delivery(r.t.Context(), account, queue.DeliveryID{Seq: seq, Lane: laneOf(1)})
+	if err != nil || d.State != state || d.Reason != reason {
+		r.t.Fatalf("delivery %d is %+v (%v), want %s %s", seq, d, err, state, reason)
+	}
+}
+
+func totalBounds(r *rig) {
+	r.acceptN(10)
+	room := map[queue.Lane]int{laneOf(1): 1}
+	got := r.claimWith(10, func(l queue.Lane) queue.Room {
+		room[l]--
+		return queue.Room{Pushes: 10 * (room[l] + 1), Records: 3, Total: 5}
+	})
+	if len(got) != 2 {
+		r.t.Fatalf("%d claims, want 3 and 2 deliveries", len(got))
+	}
+	r.wantSeqs(got[1], 4, 5)
+}
+
+func strictOrder(r *rig) {
+	room := ordered(queue.OrderStrict)
+	r.acceptN(4)
+	for seq := uint64(1); seq <= 4; seq++ {
+		for try := 1; try <= 3; try++ {
+			got := r.claimWith(10, room)
+			if len(got) != 1 {
+				r.t.Fatalf("%d claims at once in strict order", len(got))
+			}
+			r.wantSeqs(got[0], seq)
+			if try < 3 {
+				r.settle(retrying(got[0], time.Hour))
+				r.step()
+				if got := r.claimWith(10, room); len(got) != 0 {
+					r.t.Fatalf("%v went before %d", seqsOf(got[0]), seq)
+				}
+				time.Sleep(time.Hour)
+				continue
+			}
+			if seq%2 == 0 {
+				r.settle(dead(got[0]))
+			} else {
+				r.settle(delivered(got[0]))
+			}
+			r.step()
+		}
+	}
+	if got := r.claimWith(1, room); len(got) != 0 {
+		r.t.Fatal("something is left")
+	}
+}
+
+func orderByKey(r *rig) {
+	room := ordered(queue.OrderKey)
+	r.acceptN(9, 1, 2, 3) // 1 4 7 · 2 5 8 · 3 6 9
+	r.step()
+	got := r.claimWith(20, room)
+	if len(got) != 3 {
+		r.t.Fatalf("%d claims of three keys", len(got))
+	}
+	// The first of resource 1 fails for good while the others go on.
+	r.settle(retrying(got[0], time.Hour), delivered(got[1]), delivered(got[2]))
+	r.step()
+	got = r.claimWith(20, room)
+	if len(got) != 2 {
+		r.t.Fatalf("%d claims of the two keys that are free", len(got))
+	}
+	r.wantSeqs(got[0], 5)
+	r.wantSeqs(got[1], 6)
+	r.settle(delivered(got[0]), delivered(got[1]))
+	r.step()
+	got = r.claimWith(20, room)
+	if len(got) != 2 {
+		r.t.Fatalf("%d claims of the two keys that are free", len(got))
+	}
+	r.wantSeqs(got[0], 8)
+	r.settle(delivered(got[0]), delivered(got[1]))
+	r.step()
+	if got := r.claimWith(20, room); len(got) != 0 {
+		r.t.Fatalf("%v went before 1", seqsOf(got[0]))
+	}
+	time.Sleep(time.Hour)
+	for _, want := range []uint64{1, 4, 7} {
+		got := r.claimWith(20, room)
+		if len(got) != 1 {
+			r.t.Fatalf("%d claims of one key", len(got))
+		}
+		r.wantSeqs(got[0], want)
+		r.settle(delivered(got[0]))
+		r.step()
+	}
+}
+
+// keyBehindMany finds a key behind more deliveries of another than a window holds.
+func keyBehindMany(r *rig) {
+	room := ordered(queue.OrderKey)
+	r.acceptN(1, 1)
+	got := r.claimWith(1, room)
+	r.settle(retrying(got[0], 24*time.Hour))
+	for range 10 {
+		r.acceptN(500, 1)
+	}
+	r.acceptN(2, 2)
+	r.step()
+	for _, want := range []uint64{5002, 5003} {
+		got := r.claimWith(20, room)
+		if len(got) != 1 {
+			r.t.Fatalf("%d claims, want that of the other key", len(got))
+		}
+		r.wantSeqs(got[0], want)
+		r.settle(delivered(got[0]))
+	}
+	r.step()
+	time.Sleep(24 * time.Hour)
+	for want := uint64(1); want <= 30; want++ {
+		got := r.claimWith(20, room)
+		if len(got) != 1 || got[0].Deliveries[0].Seq != want {
+			r.t.Fatalf("claims %+v, want %d", got, want)
+		}
+		r.settle(delivered(got[0]))
+		if want%10 == 0 {
+			r.step()
+		}
+	}
+}
+
+func discard(r *rig) {
+	for range 3 {
+		r.accept(submission(1, laneOf(1), laneOf(2)), submission(2, laneOf(1), laneOf(2)))
+	}
+	got := r.claimWith(4, roomOnce(map[queue.Lane]int{laneOf(1): 4}))
+	r.settle(retrying(got[0], time.Minute), dead(got[1]))
+	if err := r.q.Discard(r.t.Context(), laneOf(1), queue.ReasonDisabled); err != nil {
+		r.t.Fatal(err)
+	}
+	r.rest()
+	if err := r.q.Discard(r.t.Context(), laneOf(9), queue.ReasonDisabled); err != nil {
+		r.t.Fatalf("a lane nobody knows: %v", err)
+	}
+	r.accept(submission(7, laneOf(1)))
+	// What was under way counts when it arrived, and is not tried again when it did not.
+	r.settle(delivered(got[2]), retrying(got[3], time.Second))
+	r.step()
+	r.want(got[0].Delivery(0), queue.StateDiscarded, 1)
+	r.want(got[1].Delivery(0), queue.StateDead, 1)
+	r.want(got[2].Delivery(0), queue.StateDelivered, 1)
+	r.want(got[3].Delivery(0), queue.StateDiscarded, 1)
+	if d := r.want(queue.DeliveryID{Seq: 6, Lane: laneOf(1)}, queue.StateDiscarded, 0); d.Reason != queue.ReasonDisabled {
+		r.t.Errorf("discarded for the reason %q", d.Reason)
+	}
+	r.wantStats(7, 0, 0, 1)
+	time.Sleep(time.Hour)
+	r.q.Wake(laneOf(1), laneOf(2))
+	mine := 0
+	for _, c := range r.claim(20) {
+		if c.Lane == laneOf(1) {
+			mine++
+			r.wantSeqs(c, 7)
+		}
+		r.settle(delivered(c))
+	}
+	if mine != 1 {
+		r.t.Errorf("%d claims of what came after", mine)
+	}
+	// By hand they can be made due all the same.
+	for _, seq := range []uint64{1, 6} {
+		id := queue.DeliveryID{Seq: seq, Lane: laneOf(1)}
+		if err := r.q.Retry(r.t.Context(), account, id); err != nil {
+			r.t.Fatal(err)
+		}
+		r.step()
+		c := r.claimOne()
+		r.wantSeqs(c, seq)
+		r.settle(delivered(c))
+		r.step()
+		r.want(id, queue.StateDelivered, c.Attempt)
+	}
+}
+
+func discardManyRetries(r *rig) {
+	const n = 3000
+	r.acceptN(n)
+	var ss []queue.Settlement
+	for _, c := range r.claimWith(n, inBatches(7, 0)) {
+		ss = append(ss, retrying(c, time.Minute))
+	}
+	r.settle(ss...)
+	r.wantStats(0, n, 0, 0)
+	if err := r.q.Discard(r.t.Context(), laneOf(1), queue.ReasonDisabled); err != nil {
+		r.t.Fatal(err)
+	}
+	r.step()
+	r.wantStats(0, 0, 0, 0)
+	time.Sleep(time.Hour)
+	r.none()
+	for _, seq := range []uint64{1, 1500, n} {
+		r.want(queue.DeliveryID{Seq: seq, Lane: laneOf(1)}, queue.StateDiscarded, 1)
+	}
+}
+
+func retryDeadByChoice(r *rig) {
+	start := time.Now()
+	for i := range 6 {
+		s := submission(i, laneOf(1))
+		if i%2 == 1 {
+			s.Type = "task.delete"
+		}
+		r.accept(s)
+		time.Sleep(time.Minute)
+	}
+	for i, c := range r.claim(6) {
+		s := dead(c)
+		if i >= 4 {
+			s.Reason = queue.ReasonExhausted
+		}
+		r.settle(s)
+	}
+	r.step()
+	for _, x := range []struct {
+		s    queue.DeadSelection
+		want int
+	}{
+		{queue.DeadSelection{}, 6},
+		{queue.DeadSelection{Reason: queue.ReasonExhausted}, 2},
+		{queue.DeadSelection{Reason: queue.ReasonExpired}, 0},
+		{queue.DeadSelection{EventType: "task.delete"}, 3},
+		{queue.DeadSelection{Since: start.Add(90 * time.Second)}, 4},
+		{queue.DeadSelection{Until: start.Add(90 * time.Second)}, 2},
+		{queue.DeadSelection{Since: start.Add(30 * time.Second), Until: start.Add(190 * time.Second), EventType: "task.create"}, 1},
+	} {
+		x.s.DryRun = true
+		if n, err := r.q.RetryDead(r.t.Context(), laneOf(1), x.s); n != x.want || err != nil {
+			r.t.Fatalf("%+v names %d (%v), want %d", x.s, n, err, x.want)
+		}
+	}
+	r.wantStats(0, 0, 0, 6)
+	if n, err := r.q.RetryDead(r.t.Context(), laneOf(1), queue.DeadSelection{EventType: "task.delete", Reason: queue.ReasonRejected}); n != 2 || err != nil {
+		r.t.Fatalf("%d were made due (%v)", n, err)
+	}
+	r.step()
+	r.wantStats(0, 2, 0, 4)
+	for _, c := range r.claim(6) {
+		if c.Deliveries[0].Event.Type != "task.delete" || c.Attempt != 2 || c.Retries != 0 {
+			r.t.Fatalf("claimed %+v", c)
+		}
+	}
+}
+
+func retryDeadAtARate(r *rig) {
+	const n = 2500
+	r.acceptN(n)
+	var ss []queue.Settlement
+	for _, c := range r.claim(n) {
+		ss = append(ss, dead(c))
+	}
+	r.settle(ss...)
+	start := time.Now()
+	if n, err := r.q.RetryDead(r.t.Context(), laneOf(1), queue.DeadSelection{Rate: 10}); n != 2500 || err != nil {
+		r.t.Fatalf("%d (%v) of 2500", n, err)
+	}
+	r.step()
+	done := 0
+	for _, at := range []time.Duration{10 * time.Second, 100 * time.Second, 240 * time.Second, 250 * time.Second} {
+		time.Sleep(time.Until(start.Add(at - 50*time.Millisecond)))
+		got := r.claim(n)
+		done += len(got)
+		if want := int(at / (100 * time.Millisecond)); done != want {
+			r.t.Fatalf("%d were due after %v, want %d", done, at, want)
+		}
+		ss = ss[:0]
+		for _, c := range got {
+			ss = append(ss, delivered(c))
+		}
+		r.settle(ss...)
+		r.step()
+	}
+}
+
+func listByReason(r *rig) {
+	r.acceptN(6)
+	for i, c := range r.claim(5) {
+		s := dead(c)
+		s.Reason = []string{queue.ReasonRejected, queue.ReasonExhausted}[i%2]
+		if i == 4 {
+			s.State, s.Reason = queue.StateDiscarded, queue.ReasonDisabled
+		}
+		r.settle(s)
+	}
+	r.step()
+	for _, lane := range []queue.Lane{{}, laneOf(1)} {
+		for reason, want := range map[string][]uint64{
+			queue.ReasonRejected: {3, 1}, queue.ReasonExhausted: {4, 2}, queue.ReasonDisabled: {5}, queue.ReasonExpired: nil,
+		} {
+			for _, state := range []queue.State{"", queue.StateDead, queue.StateDiscarded} {
+				list, err := r.q.Deliveries(r.t.Context(), queue.DeliveryFilter{AccountID: account, Lane: lane, State: state, Reason: reason, Limit: 10})
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				var got []uint64
+				for _, d := range list {
+					got = append(got, d.ID.Seq)
+				}
+				expect := want
+				if state != "" && (state == queue.StateDiscarded) != (reason == queue.ReasonDisabled) {
+					expect = nil
+				}
+				if !slices.Equal(got, expect) {
+					r.t.Fatalf("%s %s: %v, want %v", state, reason, got, expect)
+				}
+			}
+		}
+	}
+}
+
+func laneStats(r *rig) {
+	if s := r.q.LaneStats(laneOf(1)); s != (queue.LaneStats{}) {
+		r.t.Errorf("a lane nobody knows: %+v", s)
+	}
+	start := time.Now()
+	r.acceptN(5)
+	got := r.claim(3)
+	s := retrying(got[0], time.Minute)
+	r.settle(s, dead(got[1]))
+	stats := r.q.LaneStats(laneOf(1))
+	if stats.Pending != 2 || stats.Retrying != 1 || stats.Delivering != 1 || stats.Dead != 1 {
+		r.t.Errorf("stats are %+v", stats)
+	}
+	if gap := stats.NextRetry.Sub(s.Due); gap < 0 || gap > time.Millisecond {
+		r.t.Errorf("the next retry is due %v, asked for %v", stats.NextRetry, s.Due)
+	}
+	if stats.OldestPending.Before(start.Truncate(time.Millisecond)) || stats.OldestPending.After(start.Add(time.Second)) {
+		r.t.Errorf("the oldest was accepted %v", stats.OldestPending)
+	}
+	r.step()
+	if r.mode != running {
+		if s := r.q.LaneStats(laneOf(1)); s.Pending != 3 || s.Retrying != 1 || s.Delivering != 0 || s.Dead != 1 {
+			r.t.Errorf("after a restart stats are %+v", s)
+		}
+	}
+}
