@@ -279,9 +279,13 @@ func compareHash(s scalar, hash uint64) int {
 
 // readTime reads an RFC 3339 time, strictly, to the nanosecond.
 func readTime(text []byte) (t time.Time, ok bool) {
-	// Most texts are no times, and an error costs more than a look.
-	const shortest, longest = len("2006-01-02T15:04:05Z"), 64
-	if len(text) < shortest || len(text) > longest || text[4] != '-' || text[10] != 'T' {
+	// Most texts are no times, and an error costs more than a look. What the standard library takes beyond
+	// RFC 3339 section 5.6 is an hour of one digit, a comma before the fraction, and offsets that are none.
+	const seconds, longest = len("2006-01-02T15:04:05"), 64
+	if len(text) <= seconds || len(text) > longest || text[4] != '-' || text[10] != 'T' || text[13] != ':' || text[seconds] == ',' {
+		return time.Time{}, false
+	}
+	if zone := text[len(text)-len("+07:00"):]; text[len(text)-1] != 'Z' && (string(zone[1:3]) > "23" || string(zone[4:]) > "59") {
 		return time.Time{}, false
 	}
 	err := t.UnmarshalText(text)

@@ -127,7 +127,7 @@ func (c *compiler) filter(at int) []clause {
 					"such as {\"amount\":{\"$gt\":10}}; a field whose name begins with '$' is written as a JSON Pointer, such as /$id")
 				return
 			}
-			path, err := ParsePath(name)
+			path, err := parsePath(name)
 			if err != nil {
 				c.fault("%s", err.Error())
 				return
@@ -209,11 +209,11 @@ func (c *compiler) nested(at int, path Path) []clause {
 			c.fault("must be names joined by dots: a JSON Pointer leads from the whole data, so it stands in no other field")
 			return
 		}
-		if _, err := ParsePath(name); err != nil {
+		if _, err := parsePath(name); err != nil {
 			c.fault("%s", err.Error())
 			return
 		}
-		further, err := ParsePath(path.text + "." + name)
+		further, err := parsePath(path.text + "." + name)
 		if err != nil {
 			c.fault("%s, with the names around it", err.Error())
 			return

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // The limits of a path.
@@ -27,10 +28,23 @@ type Path struct {
 	text  string
 	names []string
 	exact bool // a JSON Pointer
+
+	// spare keeps the memory that Key reads data with; shared by all copies. Nil in the paths of filters, whose
+	// data is read once for all of them.
+	spare *sync.Pool
 }
 
 // ParsePath reads a path. The error says what is wrong and what would be right, for whoever wrote it.
 func ParsePath(text string) (Path, error) {
+	p, err := parsePath(text)
+	if err != nil {
+		return Path{}, err
+	}
+	p.spare = &sync.Pool{}
+	return p, nil
+}
+
+func parsePath(text string) (Path, error) {
 	if len(text) > MaxPathLength {
 		return Path{}, fmt.Errorf("must have at most %d bytes", MaxPathLength)
 	}
@@ -89,7 +103,22 @@ const keyAbsent = 0
 // object, have one key of their own; null is a value. Two different values have the same key by
 // chance only.
 func (p Path) Key(data []byte) uint64 {
-	var d Data
+	if p.spare == nil {
+		return p.key(&Data{}, data)
+	}
+	d, ok := p.spare.Get().(*Data)
+	if !ok {
+		d = &Data{}
+	}
+	defer func() {
+		if d.reset(); cap(d.nodes) <= keptNodes {
+			p.spare.Put(d)
+		}
+	}()
+	return p.key(d, data)
+}
+
+func (p Path) key(d *Data, data []byte) uint64 {
 	if d.Read(data) != nil {
 		return keyAbsent
 	}
