@@ -213,9 +213,10 @@ func TestMatcherEqual(t *testing.T) {
 
 // matches is the documentation of Matcher, word for word, without an index.
 func matches(s *store.Subscription, account, event, resource string) bool {
-	if s.AccountID != account || s.State == store.StatePending {
+	if s.AccountID != account || s.State == store.StatePending || s.State == store.StateDisabled && s.Discarding {
 		return false
 	}
+	own := strings.HasPrefix(event, "herald.")
 	if s.Resource != "" && s.Resource != resource {
 		kind, isType := strings.CutSuffix(s.Resource, "*")
 		if !isType || !strings.HasPrefix(resource, kind) {
@@ -223,9 +224,12 @@ func matches(s *store.Subscription, account, event, resource string) bool {
 		}
 	}
 	if len(s.Events) == 0 {
-		return true
+		return !own
 	}
 	for _, p := range s.Events {
+		if own && !strings.HasPrefix(p, "herald.") {
+			continue
+		}
 		if begin, ok := strings.CutSuffix(p, "*"); ok && strings.HasPrefix(event, begin) {
 			return true
 		}
