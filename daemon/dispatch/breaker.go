@@ -13,18 +13,18 @@ const breakerAfter = 5
 // trouble is what is known of a lane whose receiver fails. It is there from the first failed push until the
 // success that ends it is written down. It is guarded by Dispatcher.mu.
 type trouble struct {
-	// health is how it stands, without a notice, stored what the store has of it. See health.go.
-	health, stored store.Health
+	// health is how it stands, stored what the store has of it. See health.go.
+	health, stored health
 	// notice is an operational event that is to be written down with the next update.
 	notice string
 	// dirty: health is to be stored; queued: the lane stands in Dispatcher.unsaved; saving: an update with the
 	// health of saved is under way.
 	dirty, queued, saving bool
-	saved                 store.Health
+	saved                 health
 	// epoch is another one whenever health was taken from the store.
 	epoch uint64
 
-	// probeAt is health.ProbeAt by Dispatcher.clock.
+	// probeAt is health.probeAt by Dispatcher.clock.
 	probeAt int64
 	// probing: the probe is under way.
 	probing bool
@@ -37,11 +37,11 @@ func (d *Dispatcher) newTrouble() *trouble {
 }
 
 // open says whether the circuit breaker is. A lane without trouble has a closed one.
-func (t *trouble) open() bool { return t != nil && !t.health.OpenedAt.IsZero() }
+func (t *trouble) open() bool { return t != nil && t.health.openedAt != 0 }
 
 // over says whether there is nothing left to remember.
 func (t *trouble) over() bool {
-	return !t.dirty && !t.saving && t.health == (store.Health{}) && t.stored == (store.Health{})
+	return !t.dirty && !t.saving && t.health == health{} && t.stored == health{}
 }
 
 // stamp is a time as it is stored.
@@ -92,14 +92,14 @@ func (d *Dispatcher) failure(l *lane, probe bool, retryAfter time.Duration, now 
 		l.trouble = t
 	}
 	h := &t.health
-	h.Failures++
-	if h.FailingSince.IsZero() {
-		h.FailingSince = stamp(now)
+	h.failures++
+	if h.failingSince == 0 {
+		h.failingSince = now.UnixMilli()
 		d.setWarnAt(l, now)
 	}
 	switch {
 	case t.open() && probe:
-		h.Probes++
+		h.probes++
 		d.metrics.probesFailed.Inc()
 		d.metrics.transitions[BreakerOpen].Inc()
 		d.nextProbe(l, retryAfter, now)
@@ -109,8 +109,8 @@ func (d *Dispatcher) failure(l *lane, probe bool, retryAfter time.Duration, now 
 		if at := int64(now.Sub(d.epoch)) + int64(retryAfter); retryAfter > 0 && at > t.probeAt {
 			d.probeAt(l, now.Add(retryAfter), now)
 		}
-	case h.Failures >= breakerAfter:
-		h.OpenedAt, h.Probes = stamp(now), 0
+	case h.failures >= breakerAfter:
+		h.openedAt, h.probes = now.UnixMilli(), 0
 		l.window = 1
 		d.open++
 		d.metrics.transitions[BreakerOpen].Inc()
@@ -121,9 +121,9 @@ func (d *Dispatcher) failure(l *lane, probe bool, retryAfter time.Duration, now 
 	}
 	after := l.policy.disableAfter
 	switch {
-	case after.Duration > 0 && now.Sub(h.FailingSince) >= after.Duration:
+	case after.Duration > 0 && now.Sub(moment(h.failingSince)) >= after.Duration:
 		return store.ReasonFailing
-	case after.Failures > 0 && h.Failures >= after.Failures:
+	case after.Failures > 0 && int(h.failures) >= after.Failures:
 		return store.ReasonFailures
 	}
 	d.warnByCount(l, now)
@@ -133,7 +133,7 @@ func (d *Dispatcher) failure(l *lane, probe bool, retryAfter time.Duration, now 
 // nextProbe sets the next probe by the schedule, whose last wait repeats. The caller holds mu.
 func (d *Dispatcher) nextProbe(l *lane, retryAfter time.Duration, now time.Time) {
 	p := l.policy
-	wait, _ := p.schedule.Next(min(l.trouble.health.Probes, p.retries-1), p.defaults.Jitter, d.rand())
+	wait, _ := p.schedule.Next(min(int(l.trouble.health.probes), p.retries-1), p.defaults.Jitter, d.rand())
 	d.probeAt(l, now.Add(max(wait, retryAfter)), now)
 }
 
@@ -142,11 +142,11 @@ func (d *Dispatcher) nextProbe(l *lane, retryAfter time.Duration, now time.Time)
 func (d *Dispatcher) probeAt(l *lane, t, now time.Time) {
 	h := &l.trouble.health
 	if limit := l.policy.disableAfter.Duration; limit > 0 {
-		if last := h.FailingSince.Add(limit); t.After(last) && last.After(now) {
+		if last := moment(h.failingSince).Add(limit); t.After(last) && last.After(now) {
 			t = last
 		}
 	}
-	h.ProbeAt = stamp(t)
+	h.probeAt = t.UnixMilli()
 	l.trouble.probeAt = max(d.at(t, now), 1)
 }
 
@@ -160,10 +160,10 @@ func (d *Dispatcher) recovered(l *lane, probe bool) {
 		}
 		d.metrics.transitions[BreakerClosed].Inc()
 	}
-	t.health, t.notice, t.probeAt = store.Health{}, "", 0
+	t.health, t.notice, t.probeAt = health{}, "", 0
 	l.warnAt = 0
 	d.setAlarm(l)
-	if t.dirty || t.saving || t.stored != (store.Health{}) {
+	if t.dirty || t.saving || t.stored != (health{}) {
 		d.unsaved(l)
 		return
 	}

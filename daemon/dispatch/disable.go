@@ -26,9 +26,9 @@ func (d *Dispatcher) disable(sent *store.Subscription, reason string, now time.T
 		kind = TypeGone
 	}
 	d.mu.Lock()
-	var health store.Health
+	var h health
 	if l := d.lanes[queue.Lane(sent.ID)]; l != nil && l.trouble != nil {
-		health = l.trouble.health
+		h = l.trouble.health
 	}
 	d.mu.Unlock()
 	way := cmp.Or(sent.Delivery.OnDisabled, d.defaults.Load().OnDisabled)
@@ -40,7 +40,7 @@ func (d *Dispatcher) disable(sent *store.Subscription, reason string, now time.T
 		s.StateSince = stamp(now)
 		s.UpdatedAt = s.StateSince
 		s.Discarding = way == store.OnDisabledDiscard
-		s.Health = store.Health{FailingSince: health.FailingSince, Failures: health.Failures, Warned: health.Warned}
+		s.Health = health{failingSince: h.failingSince, failures: h.failures, warned: h.warned}.stored()
 		if d.publish != nil {
 			s.Health.Notice, s.Health.NoticeAt = kind, s.StateSince
 		}
@@ -59,7 +59,7 @@ func (d *Dispatcher) disable(sent *store.Subscription, reason string, now time.T
 	d.metrics.disabled[reason].Inc()
 	d.log.Warn("subscription disabled", slog.String("subscription", changed.ID.String()),
 		slog.String("account", changed.AccountID), slog.String("reason", changed.StateReason),
-		slog.Int("failures", health.Failures), slog.String("deliveries", string(way)))
+		slog.Int("failures", int(h.failures)), slog.String("deliveries", string(way)))
 	d.mu.Lock()
 	d.notify(notice{sub: changed.ID, kind: kind, at: changed.StateSince, stored: true})
 	d.mu.Unlock()
@@ -87,16 +87,16 @@ func (d *Dispatcher) stopLane(j *job, reason string, now time.Time) {
 }
 
 // warnMoment is when failing reaches a percentage of the duration.
-func warnMoment(h *store.Health, limit time.Duration, percent int) time.Time {
-	return h.FailingSince.Add(limit/100*time.Duration(percent) + limit%100*time.Duration(percent)/100)
+func warnMoment(h *health, limit time.Duration, percent int) time.Time {
+	return moment(h.failingSince).Add(limit/100*time.Duration(percent) + limit%100*time.Duration(percent)/100)
 }
 
 // setWarnAt sets the moment of the next warning that comes with time. The caller holds mu.
 func (d *Dispatcher) setWarnAt(l *lane, now time.Time) {
 	l.warnAt = 0
-	if t := l.trouble; t != nil && !t.health.FailingSince.IsZero() && l.policy.disableAfter.Duration > 0 {
+	if t := l.trouble; t != nil && t.health.failingSince != 0 && l.policy.disableAfter.Duration > 0 {
 		for _, p := range warnings {
-			if p > t.health.Warned {
+			if p > int(t.health.warned) {
 				l.warnAt = max(d.at(warnMoment(&t.health, l.policy.disableAfter.Duration, p), now), 1)
 				break
 			}
@@ -129,7 +129,7 @@ func (d *Dispatcher) warnByCount(l *lane, now time.Time) {
 	}
 	percent := 0
 	for _, p := range warnings {
-		if l.trouble.health.Failures >= (n*p+99)/100 {
+		if int(l.trouble.health.failures) >= (n*p+99)/100 {
 			percent = p
 		}
 	}
@@ -140,14 +140,14 @@ func (d *Dispatcher) warnByCount(l *lane, now time.Time) {
 // caller holds mu.
 func (d *Dispatcher) warn(l *lane, percent int, now time.Time) {
 	t := l.trouble
-	if percent > t.health.Warned {
-		t.health.Warned = percent
+	if percent > int(t.health.warned) {
+		t.health.warned = int32(percent)
 		if d.publish != nil {
 			t.notice = TypeWarning
 		}
 		d.metrics.warned.Inc()
 		d.log.Warn("subscription keeps failing and will be disabled", slog.String("subscription", store.SubscriptionID(l.id).String()),
-			slog.Int("percent", percent), slog.Time("failing_since", t.health.FailingSince), slog.Int("failures", t.health.Failures))
+			slog.Int("percent", percent), slog.Time("failing_since", moment(t.health.failingSince)), slog.Int("failures", int(t.health.failures)))
 		d.unsaved(l)
 	}
 	d.setWarnAt(l, now)

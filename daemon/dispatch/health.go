@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -24,27 +25,39 @@ const keepers = 32
 // flushTime is how long the last updates and notices may take when the daemon stops.
 const flushTime = 5 * time.Second
 
-// without returns h without its notice, which others write as well.
-func without(h store.Health) store.Health {
-	h.Notice, h.NoticeAt = "", time.Time{}
-	return h
+// health is a store.Health without its notice, in a fifth of the memory: times are in milliseconds, 0 for
+// none.
+type health struct {
+	failingSince, openedAt, probeAt int64
+	failures, probes, warned        int32
 }
 
-func sameHealth(a, b store.Health) bool {
-	return a.FailingSince.Equal(b.FailingSince) && a.Failures == b.Failures && a.OpenedAt.Equal(b.OpenedAt) &&
-		a.Probes == b.Probes && a.ProbeAt.Equal(b.ProbeAt) && a.Warned == b.Warned
-}
-
-// plain returns h in the form that compares with ==.
-func plain(h store.Health) store.Health {
-	for _, t := range [...]*time.Time{&h.FailingSince, &h.OpenedAt, &h.ProbeAt, &h.NoticeAt} {
-		if t.IsZero() {
-			*t = time.Time{}
-		} else {
-			*t = t.UTC()
-		}
+// moment is a time of health.
+func moment(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
 	}
-	return h
+	return time.UnixMilli(ms).UTC()
+}
+
+func healthOf(h *store.Health) health {
+	ms := func(t time.Time) int64 {
+		if t.IsZero() {
+			return 0
+		}
+		return t.UnixMilli()
+	}
+	return health{
+		ms(h.FailingSince), ms(h.OpenedAt), ms(h.ProbeAt),
+		int32(min(h.Failures, math.MaxInt32)), int32(min(h.Probes, math.MaxInt32)), int32(h.Warned), //nolint:gosec // bounded
+	}
+}
+
+func (h health) stored() store.Health {
+	return store.Health{
+		FailingSince: moment(h.failingSince), OpenedAt: moment(h.openedAt), ProbeAt: moment(h.probeAt),
+		Failures: int(h.failures), Probes: int(h.probes), Warned: int(h.warned),
+	}
 }
 
 // unsaved has the keeper store the lane's health. The caller holds mu.
@@ -61,23 +74,23 @@ func (d *Dispatcher) unsaved(l *lane) {
 // adopt takes the health of a lane from the store, when there is none in memory or somebody else has set it.
 // The caller holds mu; the lane has its policy.
 func (d *Dispatcher) adopt(l *lane, sub *store.Subscription, moved bool, now time.Time) {
-	found := without(plain(sub.Health))
+	found := healthOf(&sub.Health)
 	t := l.trouble
-	if t != nil && !moved && (sameHealth(found, t.stored) || t.saving && sameHealth(found, t.saved)) {
+	if t != nil && !moved && (found == t.stored || t.saving && found == t.saved) {
 		d.setWarnAt(l, now) // the policy may have another duration
 		if t.open() {
 			d.probeAt(l, now.Add(time.Duration(t.probeAt-int64(now.Sub(d.epoch)))), now)
 		}
 		return
 	}
-	if t == nil && found == (store.Health{}) {
+	if t == nil && found == (health{}) {
 		return
 	}
 	if t.open() {
 		d.open--
 	}
 	old := t
-	l.rest, l.failed = 0, !found.FailingSince.IsZero()
+	l.rest, l.failed = 0, found.failingSince != 0
 	t = d.newTrouble()
 	t.health, t.stored = found, found
 	if old != nil {
@@ -91,7 +104,7 @@ func (d *Dispatcher) adopt(l *lane, sub *store.Subscription, moved bool, now tim
 	if t.open() {
 		d.open++
 		l.window = 1
-		d.probeAt(l, found.ProbeAt, now)
+		d.probeAt(l, moment(found.probeAt), now)
 	}
 	if t.over() {
 		l.trouble = nil
@@ -103,7 +116,7 @@ func (d *Dispatcher) adopt(l *lane, sub *store.Subscription, moved bool, now tim
 type saving struct {
 	l              *lane
 	gen, epoch     uint64
-	expected, want store.Health
+	expected, want health
 	notice         string
 	at             time.Time
 	err            error
@@ -201,11 +214,11 @@ func (d *Dispatcher) saveSome(ctx context.Context) (more bool, failed []*lane) {
 // save updates one subscription, unless it is not what the memory takes it for.
 func (d *Dispatcher) save(ctx context.Context, j *saving) error {
 	_, err := d.store.UpdateSubscription(ctx, store.SubscriptionID(j.l.id), func(s *store.Subscription) error {
-		if s.State != store.StateActive || !sameHealth(s.Health, j.expected) {
+		if s.State != store.StateActive || healthOf(&s.Health) != j.expected {
 			return errMoved
 		}
 		notice, at := s.Health.Notice, s.Health.NoticeAt
-		s.Health = j.want
+		s.Health = j.want.stored()
 		s.Health.Notice, s.Health.NoticeAt = notice, at
 		if j.notice != "" {
 			s.Health.Notice, s.Health.NoticeAt = j.notice, j.at
@@ -231,7 +244,7 @@ func (d *Dispatcher) savedOne(j *saving) (again bool) {
 		}
 		if t.epoch == j.epoch {
 			t.dirty = true
-			if t.notice == "" && t.health.Warned == j.want.Warned {
+			if t.notice == "" && t.health.warned == j.want.warned {
 				t.notice = j.notice
 			}
 			again = true

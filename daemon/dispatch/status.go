@@ -59,7 +59,8 @@ func (d *Dispatcher) Status(id queue.Lane) Status {
 	}
 	if t := l.trouble; t != nil {
 		h := &t.health
-		s.Failures, s.FailingSince, s.Since, s.ProbeAt, s.Warned = h.Failures, h.FailingSince, h.OpenedAt, h.ProbeAt, h.Warned
+		s.Failures, s.FailingSince, s.Warned = int(h.failures), moment(h.failingSince), int(h.warned)
+		s.Since, s.ProbeAt = moment(h.openedAt), moment(h.probeAt)
 		switch {
 		case t.open() && t.probing:
 			s.Breaker = BreakerHalfOpen
