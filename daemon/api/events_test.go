@@ -2,10 +2,14 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -417,6 +421,106 @@ func TestTooManyDeliveriesAtOnce(t *testing.T) {
 	same := strings.Repeat(`{"type":"t","data":{}}`+"\n", 5)
 	if w := b.request(http.MethodPost, "/events", "pub", same, "Content-Type", typeNDJSON); w.Code != 202 {
 		t.Errorf("events of one kind: %d %s", w.Code, w.Body)
+	}
+}
+
+// Events of one kind with different data have different subscribers, also in one request; those without a
+// filter in their way share theirs.
+func TestEventsAreChosenByData(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	lanes := make(map[string]queue.Lane)
+	for name, body := range map[string]string{
+		"NL":  `"filter":{"country":"NL"}`,
+		"big": `"filter":{"amount":{"$gt":100}},"events":["order.*"]`,
+		"all": `"events":["order.placed"]`,
+	} {
+		_, path := b.subscribe(`{"dataCallbackURL":"https://r.example/in",` + body + `}`)
+		id, err := store.ParseSubscriptionID(strings.TrimPrefix(path, "/subscriptions/"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lanes[name] = queue.Lane(id)
+	}
+	var body strings.Builder
+	events := []struct {
+		text string
+		want []string
+	}{
+		{`"type":"order.placed","data":{"country":"NL","amount":100}`, []string{"NL", "all"}},
+		{`"type":"order.placed","data":{"country":"NL","amount":99}`, []string{"NL", "all"}},
+		{`"type":"order.placed","data":{"country":"BE","amount":101}`, []string{"all", "big"}},
+		{`"type":"order.placed","data":{"country":"BE","amount":"101"}`, []string{"all"}},
+		{`"type":"order.placed","data":{"country":["BE","NL"],"amount":1e3}`, []string{"NL", "all", "big"}},
+		{`"type":"order.paid","data":{"amount":1e3}`, []string{"big"}},
+		{`"type":"order.paid","data":{}`, nil},
+		{`"type":"order.placed","data":{}`, []string{"all"}},
+		{`"type":"task.done","data":{"country":"N\u004c"}`, []string{"NL"}},
+	}
+	for i, e := range events {
+		fmt.Fprintf(&body, `{"id":"e%d",%s}`+"\n", i, e.text)
+	}
+	if w := b.request(http.MethodPost, "/events", "pub", body.String(), "Content-Type", typeNDJSON); w.Code != 202 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	for i, e := range events { // once more, alone
+		if w := b.request(http.MethodPost, "/events", "pub", fmt.Sprintf(`{"id":"alone%d",%s}`, i, e.text)); w.Code != 202 {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	got := make(map[string][]string)
+	for _, d := range b.queue.deliveries {
+		for name, lane := range lanes {
+			if lane == d.ID.Lane {
+				got[d.EventID] = append(got[d.EventID], name)
+			}
+		}
+	}
+	for i, e := range events {
+		for _, id := range []string{fmt.Sprintf("e%d", i), fmt.Sprintf("alone%d", i)} {
+			if slices.Sort(got[id]); !slices.Equal(got[id], e.want) {
+				t.Errorf("%s, %s: is for %v, want %v", id, e.text, got[id], e.want)
+			}
+		}
+	}
+}
+
+// fickle has as many subscribers for every event as it was told, chosen by the data, never the same twice.
+type fickle struct {
+	*memStore
+	n, calls *int
+}
+
+func (f fickle) Select(_, _, _ string, _ []byte, dst []store.SubscriptionID) (ids []store.SubscriptionID, byData bool) {
+	*f.calls++
+	for i := range *f.n {
+		dst = append(dst, store.SubscriptionID{byte(*f.calls), byte(i), byte(i >> 8), byte(i >> 16)})
+	}
+	return dst, true
+}
+
+// Where the data chooses, every event counts towards the deliveries a request may have, and a caller who has
+// gone is not worked for.
+func TestTooManyDeliveriesByData(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	n, calls := 1<<20, 0
+	b.api.store = fickle{b.store, &n, &calls}
+	same := strings.Repeat(`{"type":"t","data":{}}`+"\n", 5)
+	wantProblem(t, b.request(http.MethodPost, "/events", "pub", same, "Content-Type", typeNDJSON), 413, "in parts")
+	n = 10
+	if w := b.request(http.MethodPost, "/events", "pub", same, "Content-Type", typeNDJSON); w.Code != 202 {
+		t.Errorf("few by data: %d %s", w.Code, w.Body)
+	}
+	if len(b.queue.deliveries) != 50 {
+		t.Errorf("%d deliveries, want 50", len(b.queue.deliveries))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	calls = 0
+	body := batch{c: &call{api: b.api, r: httptest.NewRequestWithContext(ctx, http.MethodPost, "/events", nil)}, subs: make([]queue.Submission, 2)}
+	if err := body.chooseLanes(); !errors.Is(err, context.Canceled) || calls > 0 {
+		t.Errorf("the caller is gone: %v after %d choices", err, calls)
 	}
 }
 

@@ -61,6 +61,7 @@ func Run(t *testing.T, open Open) {
 		{"DeleteSubscription", testDeleteSubscription},
 		{"Select", testSelect},
 		{"SelectByState", testSelectByState},
+		{"SelectByFilter", testSelectByFilter},
 		{"ValuesAreNotShared", testValuesAreNotShared},
 		{"EndedContext", testEndedContext},
 		{"PanicOfChange", testPanicOfChange},

@@ -288,6 +288,7 @@ func testSelect(h *house) {
 			{"task", "acme", "", []string{"task.*"}},
 			{"created", "acme", "", []string{"*.create"}},
 			{"several", "acme", "project/1", []string{"task.create", "task.*", "*.create", "task.delete"}},
+			{"own", "acme", "", []string{"herald.*"}},
 			{"other", "other", "", nil},
 		} {
 			sub := h.subscription(x.account)
@@ -309,6 +310,7 @@ func testSelect(h *house) {
 			{"acme", "task", "", []string{"all"}},
 			{"acme", "create", "", []string{"all"}},
 			{"acme", "a.create", "", []string{"all", "created"}},
+			{"acme", "herald.task.create", "project/1", []string{"own"}}, // only for those who name them
 			{"other", "task.create", "project/1", []string{"other"}},
 			{"default", "task.create", "", nil},
 			{"nobody", "task.create", "", nil},
@@ -326,6 +328,72 @@ func testSelect(h *house) {
 			slices.Sort(got)
 			h.lists(fmt.Sprintf("%s, %s on %q", x.account, x.event, x.resource), got, x.want)
 		}
+	})
+}
+
+// A filter takes part in the choice with the change that brings it, and after a restart.
+func testSelectByFilter(h *house) {
+	// More than an engine's matcher asks one by one.
+	const n = 50
+	subs := make([]*store.Subscription, n)
+	filter := func(format string, args ...any) *store.Filter {
+		h.Helper()
+		f, err := store.ParseFilter(fmt.Appendf(nil, format, args...))
+		h.is(err, nil)
+		return f
+	}
+	finds := func(s store.Store, data string, byData bool, want ...int) {
+		h.Helper()
+		ids, asked := s.Select(store.DefaultAccount, "task.create", "", []byte(data), nil)
+		got := make(map[store.SubscriptionID]bool)
+		for _, id := range ids {
+			got[id] = true
+		}
+		for _, i := range want {
+			if !got[subs[i].ID] {
+				h.Fatalf("%s: %d is not chosen", data, i)
+			}
+		}
+		if len(ids) != len(want) || asked != byData {
+			h.Fatalf("%s: %d chosen, by data %v; want %d, %v", data, len(ids), asked, len(want), byData)
+		}
+	}
+	h.step(func(s store.Store) {
+		for i := range subs {
+			subs[i] = h.subscription(store.DefaultAccount)
+			subs[i].Filter = filter(`{"n":{"$in":[%d,%d]},"amount":{"$gte":1e1}}`, i, i+1)
+			h.is(s.CreateSubscription(ctx, subs[i], 0), nil)
+		}
+		finds(s, `{"n":7,"amount":10}`, true, 6, 7)
+	})
+	h.step(func(s store.Store) {
+		finds(s, `{"n":7.0,"amount":10}`, true, 6, 7)
+		finds(s, `{"n":7,"amount":9}`, true)
+		finds(s, `{"n":[0,49],"amount":10}`, true, 0, 48, 49)
+		finds(s, `{}`, true)
+		_, err := s.UpdateSubscription(ctx, subs[7].ID, func(x *store.Subscription) error { x.Filter = filter(`{"n":8}`); return nil })
+		h.is(err, nil)
+		finds(s, `{"n":7,"amount":10}`, true, 6)
+		finds(s, `{"n":8}`, true, 7)
+		_, err = s.UpdateSubscription(ctx, subs[6].ID, func(x *store.Subscription) error { x.Filter = nil; return nil })
+		h.is(err, nil)
+		finds(s, `{}`, true, 6)
+		refused := errors.New("refused")
+		_, err = s.UpdateSubscription(ctx, subs[5].ID, func(x *store.Subscription) error { x.Filter = nil; return refused })
+		h.is(err, refused)
+		finds(s, `{}`, true, 6)
+	})
+	h.step(func(s store.Store) {
+		finds(s, `{"n":8}`, true, 6, 7)
+		if got := h.get(s, subs[7].ID).Filter.Text(); got != `{"n":8}` {
+			h.Fatalf("the filter is %s", got)
+		}
+		for i := range subs {
+			if i != 6 {
+				h.is(s.DeleteSubscription(ctx, "", subs[i].ID), nil)
+			}
+		}
+		finds(s, `{"n":8}`, false, 6)
 	})
 }
 
@@ -351,6 +419,17 @@ func testSelectByState(h *house) {
 			h.is(err, nil)
 			sub.State = state
 			is(s, state != store.StatePending)
+		})
+	}
+	// One that is disabled and discards is not chosen, and is again when it no longer discards or is enabled.
+	for _, x := range []struct {
+		state      store.State
+		discarding bool
+	}{{store.StateDisabled, true}, {store.StateDisabled, false}, {store.StateDisabled, true}, {store.StateActive, true}, {store.StateActive, false}} {
+		h.step(func(s store.Store) {
+			_, err := s.UpdateSubscription(ctx, sub.ID, func(y *store.Subscription) error { y.State, y.Discarding = x.state, x.discarding; return nil })
+			h.is(err, nil)
+			is(s, x.state == store.StateActive || !x.discarding)
 		})
 	}
 	h.step(func(s store.Store) {
