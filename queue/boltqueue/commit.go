@@ -304,7 +304,7 @@ func (q *Queue) distribute(st *stage) {
 			continue
 		}
 		q.remember(s, p.seq, p.event, len(p.lanes))
-		passed := 0
+		passed := 0 // lanes that will not claim the event soon, or never
 		for j, n := range p.lanes {
 			if page++; page%pageLanes == 0 {
 				q.mu.Unlock()
@@ -318,11 +318,13 @@ func (q *Queue) distribute(st *stage) {
 				passed++
 				continue
 			}
-			l.add(q, s, ref{seq: p.seq, ordinal: p.ordinal + uint32(j)}, p.event)
+			if !l.add(q, s, ref{seq: p.seq, ordinal: p.ordinal + uint32(j)}, p.event) || l.aside {
+				passed++
+			}
 			s.unfinished++
 			q.place(l, st.nowMs)
 		}
-		for range passed { // nobody will claim those
+		for range passed {
 			q.recall(s, p.seq)
 		}
 	}

@@ -283,8 +283,9 @@ func (l *lane) mayLoad(q *Queue) int {
 	return limit - l.windowLen()
 }
 
-// add takes a new delivery: into the window when nothing is before it on disk only, and there is room.
-func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) {
+// add takes a new delivery: into the window when nothing is before it on disk only, and there is room. It says whether that
+// was so.
+func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) bool {
 	l.addPending(q, 1)
 	if l.ord != nil && ev != nil {
 		r.key = l.ord.keyOf(ev)
@@ -293,13 +294,14 @@ func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) {
 		l.window = append(l.window, r)
 		q.windows++
 		l.cursor = r.seq + 1
-		return
+		return true
 	}
 	if n := len(l.shares); n > 0 && l.shares[n-1].segment == s {
 		l.shares[n-1].count++
-		return
+		return false
 	}
 	l.shares = append(l.shares, share{s, 1})
+	return false
 }
 
 // waitFor puts a retry where it waits: in memory only the first of a batch is there, but in a lane with an order. Of

@@ -23,7 +23,7 @@ const FileName = "queue.db"
 
 const (
 	schemaName    = "herald queue"
-	schemaVersion = 1
+	schemaVersion = 2
 	// addressSpace is reserved for the mapping so that the file grows without waiting for readers. It
 	// costs no memory.
 	addressSpace = min(64<<30, math.MaxInt/8) // the second on machines of 32 bits
@@ -154,7 +154,7 @@ func Open(o Options) (*Queue, error) {
 	}
 	q.settledUp = sync.NewCond(&q.mu)
 	db, err := boltkit.Open(boltkit.Options{
-		Path: o.Path, Name: schemaName, Version: schemaVersion, Init: createBuckets,
+		Path: o.Path, Name: schemaName, Version: schemaVersion, Init: createBuckets, Migrate: migrate,
 		MaxSize: o.MaxSize, InitialMmapSize: addressSpace, Logger: o.Logger, WriteAt: o.WriteAt,
 	})
 	if err != nil {
@@ -197,6 +197,16 @@ func createBuckets(tx *bolt.Tx) error {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// migrate brings a file of an older version up to this one. Version 2 has batches; every record of version 1 is one of
+// version 2.
+func migrate(tx *bolt.Tx, from int) error {
+	if from < 2 {
+		_, err := tx.CreateBucket(bucketBatch)
+		return err
 	}
 	return nil
 }

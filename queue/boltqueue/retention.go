@@ -16,6 +16,9 @@ import (
 // at once.
 const tendEvery = 5 * time.Second
 
+// mappedLimit is how much of files may be resident in memory, in bytes, before the queue's is given back to the system.
+const mappedLimit = 64 << 20
+
 // pageExpired is how many deliveries of a segment that is over age become dead in one commit.
 const pageExpired = 4000
 
@@ -54,6 +57,7 @@ func (q *Queue) retain(ctx context.Context) {
 		}
 		q.checkQuota()
 		q.space.report(q.log)
+		q.db.Unmap(mappedLimit)
 	}
 }
 

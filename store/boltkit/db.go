@@ -38,6 +38,9 @@ type Options struct {
 	Version int
 	// Init creates the buckets of a new file, in the transaction that creates it.
 	Init func(tx *bolt.Tx) error
+	// Migrate brings a file of an older version up to Version, in the transaction that notes it; required where
+	// Version is above 1. from is the file's version.
+	Migrate func(tx *bolt.Tx, from int) error
 	// MaxSize bounds the file, in bytes; 0 is no bound.
 	MaxSize int64
 	// InitialMmapSize reserves address space, in bytes, so that the file can grow to this size without
@@ -82,8 +85,8 @@ func Open(o Options) (*DB, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Path == "" || o.Name == "" || o.Version < 1 || o.Init == nil {
-		return nil, errors.New("open a bbolt file: Path, Name, Version and Init are required")
+	if o.Path == "" || o.Name == "" || o.Version < 1 || o.Init == nil || o.Version > 1 && o.Migrate == nil {
+		return nil, errors.New("open a bbolt file: Path, Name, Version, Init and, above version 1, Migrate are required")
 	}
 	_, err := os.Lstat(o.Path)
 	switch {
@@ -103,10 +106,14 @@ func Open(o Options) (*DB, error) {
 		return nil, err
 	}
 	d := &DB{bolt: db, path: o.Path, version: o.Version}
-	if err := d.identify(o); err != nil {
+	from, err := d.identify(o)
+	d.marked.Store(d.clean)
+	if err == nil && from < o.Version {
+		err = d.migrate(o, from)
+	}
+	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	d.marked.Store(d.clean)
 	return d, d.remember()
 }
 
@@ -158,9 +165,24 @@ func openBolt(o Options, path string, maxSize int64) (*bolt.DB, error) {
 	return db, nil
 }
 
-// identify reads what the file says it is.
-func (d *DB) identify(o Options) error {
-	return d.bolt.View(func(tx *bolt.Tx) error {
+// migrate brings the file up to the version of this program, in one step.
+func (d *DB) migrate(o Options, from int) error {
+	err := d.commit(func(tx *bolt.Tx) error {
+		if err := o.Migrate(tx, from); err != nil {
+			return err
+		}
+		return tx.Bucket(formatBucket).Put(versionKey, binary.BigEndian.AppendUint32(nil, uint32(o.Version)))
+	}, false)
+	if err != nil {
+		return fmt.Errorf("bring %s from format %d to %d: %w", d.path, from, o.Version, err)
+	}
+	o.Logger.Info("file brought to a newer format", "file", filepath.Base(d.path), "from", from, "to", o.Version)
+	return nil
+}
+
+// identify reads what the file says it is, and returns its version.
+func (d *DB) identify(o Options) (version int, err error) {
+	err = d.bolt.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket(formatBucket)
 		if b == nil || string(b.Get(nameKey)) != o.Name {
 			return fmt.Errorf("open %s: %w: want %q", d.path, ErrForeign, o.Name)
@@ -173,10 +195,12 @@ func (d *DB) identify(o Options) error {
 			return fmt.Errorf("open %s: %w: it has format %d and this version knows up to %d; use a newer Herald",
 				d.path, ErrNewer, n, o.Version)
 		}
+		version = int(binary.BigEndian.Uint32(v))
 		d.clean = b.Get(cleanKey) != nil
 		d.used.Store(tx.Size())
 		return nil
 	})
+	return version, err
 }
 
 // Path returns the file's path.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,7 +22,7 @@ func options(path string) Options {
 	return Options{Path: path, Name: "herald test", Version: 3, Init: func(tx *bolt.Tx) error {
 		_, err := tx.CreateBucket(things)
 		return err
-	}}
+	}, Migrate: func(*bolt.Tx, int) error { return nil }}
 }
 
 func open(t *testing.T, o Options) *DB {
@@ -330,4 +331,88 @@ func FuzzHighWater(f *testing.F) {
 			t.Errorf("size %d", size)
 		}
 	})
+}
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "f.db")
+	o := options(path)
+	o.Version = 1
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Update(func(tx *bolt.Tx) error { return tx.Bucket(things).Put([]byte("k"), []byte("v")) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// A step that fails leaves the file as it was.
+	o.Version, o.Migrate = 3, func(tx *bolt.Tx, _ int) error {
+		return errors.Join(tx.Bucket(things).Delete([]byte("k")), errors.New("not today"))
+	}
+	if _, err := Open(o); err == nil || !strings.Contains(err.Error(), "not today") {
+		t.Fatalf("a failing step: %v", err)
+	}
+	calls := 0
+	o.Migrate = func(tx *bolt.Tx, from int) error {
+		calls++
+		if from != 1 || tx.Bucket(things).Get([]byte("k")) == nil {
+			t.Errorf("brought up from %d", from)
+		}
+		return tx.Bucket(things).Put([]byte("new"), []byte("x"))
+	}
+	for range 2 {
+		d, err := Open(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !d.Clean() {
+			t.Error("the stop before does not count as clean")
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("brought up %d times", calls)
+	}
+	o.Version = 1
+	if _, err := Open(o); !errors.Is(err, ErrNewer) {
+		t.Errorf("by an older program: %v", err)
+	}
+	o.Version, o.Migrate = 3, nil
+	if _, err := Open(o); err == nil {
+		t.Error("without Migrate")
+	}
+}
+
+// What reading has mapped can be given back, and is read again as before.
+func TestUnmap(t *testing.T) {
+	t.Parallel()
+	d := open(t, options(filepath.Join(t.TempDir(), "f.db")))
+	value := bytes.Repeat([]byte("x"), 8<<20)
+	if err := d.Update(func(tx *bolt.Tx) error { return tx.Bucket(things).Put([]byte("k"), value) }); err != nil {
+		t.Fatal(err)
+	}
+	read := func() {
+		t.Helper()
+		if err := d.View(func(tx *bolt.Tx) error {
+			if !bytes.Equal(tx.Bucket(things).Get([]byte("k")), value) {
+				t.Error("another value was read")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read()
+	if d.Unmap(1 << 40) {
+		t.Error("given back below the limit")
+	}
+	if got := d.Unmap(0); got != (runtime.GOOS == "linux") {
+		t.Errorf("given back: %v", got)
+	}
+	read()
 }

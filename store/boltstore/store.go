@@ -21,7 +21,7 @@ import (
 
 const (
 	schemaName    = "herald store"
-	schemaVersion = 1
+	schemaVersion = 2
 	// mmapSize is address space, not memory: about 400,000 subscriptions fit before a growing file has
 	// to be mapped anew, which waits for readers.
 	mmapSize = 256 << 20
@@ -190,7 +190,7 @@ func (s *Store) openFile(o Options) (err error) {
 		}
 	}()
 	s.db, err = boltkit.Open(boltkit.Options{
-		Path: o.Path, Name: schemaName, Version: schemaVersion, Init: s.initialize,
+		Path: o.Path, Name: schemaName, Version: schemaVersion, Init: s.initialize, Migrate: migrate,
 		InitialMmapSize: mmapSize, Logger: o.Logger, WriteAt: o.writeAt,
 	})
 	if err != nil {
@@ -201,6 +201,10 @@ func (s *Store) openFile(o Options) (err error) {
 	}
 	return nil
 }
+
+// migrate brings a file of an older version up to this one. Version 2 knows more of a subscription; what an older file says of it is
+// read as it is, and written anew with the next change.
+func migrate(*bolt.Tx, int) error { return nil }
 
 // initialize fills a new file.
 func (s *Store) initialize(tx *bolt.Tx) error {
