@@ -216,7 +216,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 		return &ExitError{ExitUsage, err}
 	}
 	d.api, err = api.New(api.Options{
-		Store: d.store, Queue: d.queue, Settings: settings, Version: d.o.Version,
+		Store: d.store, Queue: nudging{d.queue, d.dispatcher.Nudge}, Settings: settings, Version: d.o.Version,
 		CheckURL: way.CheckURL,
 		Changed:  func(id store.SubscriptionID) { d.dispatcher.Changed(queue.Lane(id)) },
 		Operational: func(_ context.Context, s *store.Subscription, eventType string) {

@@ -542,6 +542,55 @@ func TestConfigureWhileOpen(t *testing.T) {
 	})
 }
 
+// A person's wish lets a push out at once, in spite of a rest or an open breaker, also of a lane that is not in
+// memory; one, if it fails.
+func TestNudge(t *testing.T) {
+	t.Parallel()
+	for _, opens := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var f faulty
+			f.start = time.Now()
+			f.retryAfter.Store(int64(10 * time.Hour))
+			o := Options{Sender: sendFunc(f.send), Defaults: Defaults{Schedule: mustSchedule(t, "5h,5h"), MaxConcurrency: 64}}
+			b := newBench(t, o)
+			go func() { b.ended <- b.Run(t.Context()) }()
+			b.subscribe(nth(1))
+			want := []time.Duration{0}
+			if opens {
+				f.retryAfter.Store(0)
+				want = five()
+			}
+			b.q.add(nth(1), 100)
+			time.Sleep(time.Minute)
+			for i := range 2 {
+				b.Nudge(nth(1))
+				synctest.Wait()
+				want = append(want, time.Minute+time.Duration(i)*time.Minute)
+				time.Sleep(time.Minute)
+			}
+			synctest.Wait()
+			if got := f.times(); !slices.Equal(got, want) {
+				t.Errorf("attempts at %v, want %v", got, want)
+			}
+			b.stop(t)
+			if !opens {
+				return // a rest is not kept
+			}
+			again := newBench(t, o)
+			again.q.items, again.s.subs = b.q.items, b.s.subs
+			go func() { again.ended <- again.Run(t.Context()) }()
+			again.Nudge(nth(1))
+			again.Nudge(nth(7)) // of none
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+			if got := f.times(); len(got) != len(want)+1 {
+				t.Errorf("attempts at %v", got)
+			}
+			again.stop(t)
+		})
+	}
+}
+
 func TestBreakerMetrics(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()

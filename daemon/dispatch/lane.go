@@ -42,6 +42,9 @@ type lane struct {
 	// catchUp is set while what goes out was accepted before: when the subscription was enabled.
 	catchUp time.Time
 
+	// nudged: somebody asked for a push now, which is to be thought of when the subscription is read.
+	nudged bool
+
 	// refused: room said no, so the queue has set the lane aside and must be told when there is some. When
 	// only time helps, until is when.
 	refused bool
@@ -212,4 +215,15 @@ func (d *Dispatcher) Changed(id queue.Lane) {
 	if l == nil {
 		d.queue.Wake(id)
 	}
+}
+
+// Nudge tells the dispatcher that a person wants to see a push to the subscription now, as after
+// queue.Queue.Retry: a rest that the receiver asked for is over, and the next probe of an open circuit breaker
+// may go out. It does not block.
+func (d *Dispatcher) Nudge(id queue.Lane) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := d.laneOf(id)
+	l.nudged = true
+	d.toRead(l)
 }

@@ -203,7 +203,7 @@ func (d *Dispatcher) backlogBefore(sub *store.Subscription) time.Time {
 func (d *Dispatcher) suspend(l *lane) {
 	d.setHeld(l, true)
 	d.forgetTrouble(l)
-	l.policy, l.bucket, l.catchUp, l.until = nil, bucket{}, time.Time{}, 0
+	l.policy, l.bucket, l.catchUp, l.until, l.nudged = nil, bucket{}, time.Time{}, 0, false
 	d.setAlarm(l)
 }
 
@@ -221,6 +221,12 @@ func (d *Dispatcher) activate(l *lane, p *policy, sub *store.Subscription, catch
 		d.limitLane(l, int64(now.Sub(d.epoch)))
 	}
 	d.adopt(l, sub, moved, now)
+	if l.nudged {
+		l.nudged, l.rest = false, 0
+		if l.trouble.open() {
+			d.probeAt(l, now, now)
+		}
+	}
 }
 
 // refresh gives a lane another policy between two pushes. The caller holds mu.
