@@ -24,8 +24,12 @@ type Backlog struct {
 	IngestRatio   float64 `json:"ingestRatio"`
 	FullRateRatio float64 `json:"fullRateRatio"`
 	PacedP99Ratio float64 `json:"pacedP99Ratio"`
+	// The daemon's processor time for an event: unlike the rates, other programs hardly move it.
+	IngestCPURatio float64 `json:"ingestCPURatio"`
+	FullCPURatio   float64 `json:"fullCPURatio"`
 
-	Filled Memory `json:"filled"` // after the filling
+	Filled Memory `json:"filled"` // right after the filling
+	Rested Memory `json:"rested"` // and some seconds later
 
 	Restarts []*Restart `json:"restarts"`
 	Held     int64      `json:"held"` // deliveries that waited after everything else
@@ -100,6 +104,8 @@ func (b *Backlog) compare() {
 	b.IngestRatio = over(func(s *Situation) float64 { return s.Ingest.AckedPerSecond })
 	b.FullRateRatio = over(func(s *Situation) float64 { return s.Full.EventsPerSecond })
 	b.PacedP99Ratio = over(func(s *Situation) float64 { return s.Paced.EndToEnd.P99 })
+	b.IngestCPURatio = over(func(s *Situation) float64 { return told(s.Ingest.CPUPerEvent) })
+	b.FullCPURatio = over(func(s *Situation) float64 { return told(s.Full.CPUPerEvent) })
 }
 
 // problem returns what is wrong with the daemon, or nil. Slowness is not: the ratios tell it.
@@ -195,7 +201,14 @@ func (r *run) fill(ctx context.Context, b *Backlog, d *down) error {
 	if err := missing(held, b.Events, "after filling the backlog"); err != nil {
 		return err
 	}
-	b.Filled, err = r.memory(ctx)
+	if b.Filled, err = r.memory(ctx); err != nil {
+		return err
+	}
+	r.progress.say("resting")
+	if err := pause(ctx, min(r.stretch(), restBefore)); err != nil {
+		return err
+	}
+	b.Rested, err = r.memory(ctx)
 	return err
 }
 

@@ -32,6 +32,7 @@ const (
 	// The scenarios are bounded by what one machine bears: two ports for three bad subscriptions, and the ledger.
 	maxBad        = 1000
 	maxBadPending = 1_000_000
+	maxRounds     = 100
 	maxBacklog    = 20_000_000
 
 	settleInterval = 50 * time.Millisecond
@@ -43,7 +44,7 @@ const (
 // fields set as Validate describes; the defaults in the tags are the parser's.
 type Command struct {
 	Events   int64         `help:"Events to send." default:"20000"`
-	Duration time.Duration `help:"Send for this long instead of a number of events. With --bad and --backlog: for each stretch of load; 20s and 10s when not given." placeholder:"DURATION"`
+	Duration time.Duration `help:"Send for this long instead of a number of events. With --bad and --backlog: for each stretch of load, 10s when not given." placeholder:"DURATION"`
 	WarmUp   int64         `help:"Events sent, and awaited, before the measurement begins." default:"1000"`
 
 	Size      int     `help:"Size of an event's data in bytes." default:"1024"`
@@ -63,6 +64,7 @@ type Command struct {
 
 	Bad        int   `help:"Measure isolation: a healthy subscription alone, then beside so many that hang, as many that refuse connections and as many that answer 500, then alone again." default:"0" placeholder:"N"`
 	BadPending int64 `help:"Events that wait for each of the --bad subscriptions." default:"2000"`
+	Rounds     int   `help:"How often the --bad subscriptions come and go; the ratios are the medians." default:"3"`
 	Backlog    int64 `help:"Measure a backlog: so many events for a subscription that is down, the load beside it, memory, and starting again." default:"0" placeholder:"N"`
 	NoDrain    bool  `help:"Do not deliver the backlog at the end to account for every event of it; only count it."`
 	Kill       bool  `help:"Kill the daemon in the midst of the bad subscriptions, or of filling the backlog, and account for everything it had acknowledged."`
@@ -87,7 +89,7 @@ One stretch of load (the default):
     herald bench --batch 100 --records 100    many events in a request, and in a push
     herald bench --fan-out 10                 one event for many subscriptions
 
-Isolation: what bad subscriptions cost a healthy one. It is measured alone, beside the bad ones and alone again, each at --rate and as fast as it goes; 'beside' is set against the mean of both times alone:
+Isolation: what bad subscriptions cost a healthy one. It is measured alone, beside the bad ones and alone again, in rounds, each at --rate and as fast as it goes; each time beside is set against the mean of the two times alone around it:
 
     herald bench --bad 50
 
@@ -165,6 +167,9 @@ func (c *Command) validateScenario(bad func(format string, args ...any)) {
 	}
 	if c.Bad > 0 && (c.BadPending < 1 || c.BadPending > maxBadPending) {
 		bad("--bad-pending must be between 1 and %d", maxBadPending)
+	}
+	if c.Bad > 0 && (c.Rounds < 1 || c.Rounds > maxRounds) {
+		bad("--rounds must be between 1 and %d", maxRounds)
 	}
 	if c.Backlog < 0 || c.Backlog > maxBacklog {
 		bad("--backlog must be between 0 and %d", maxBacklog)

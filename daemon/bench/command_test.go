@@ -306,7 +306,7 @@ func TestValidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Command){
-		"isolation": func(c *Command) { c.Bad, c.BadPending, c.Kill, c.CPUProfile = 1, 1, true, "x" },
+		"isolation": func(c *Command) { c.Bad, c.BadPending, c.Rounds, c.Kill, c.CPUProfile = 1, 1, 1, true, "x" },
 		"backlog":   func(c *Command) { c.Backlog, c.NoDrain, c.Kill = 1, true, true },
 	} {
 		c := good
@@ -346,6 +346,8 @@ func TestValidate(t *testing.T) {
 		"--bad must":         func(c *Command) { c.Bad, c.BadPending = maxBad+1, 1 },
 		"--bad-pending":      func(c *Command) { c.Bad = 1 },
 		"--bad-pending must": func(c *Command) { c.Bad, c.BadPending = 1, maxBadPending+1 },
+		"--rounds":           func(c *Command) { c.Bad, c.BadPending = 1, 1 },
+		"--rounds must":      func(c *Command) { c.Bad, c.BadPending, c.Rounds = 1, 1, maxRounds+1 },
 		"--backlog":          func(c *Command) { c.Backlog = -1 },
 		"--backlog must":     func(c *Command) { c.Backlog = maxBacklog + 1 },
 		"--bad and":          func(c *Command) { c.Bad, c.BadPending, c.Backlog = 1, 1, 1 },

@@ -2,8 +2,10 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
+	"slices"
 )
 
 // Types of events that only some subscriptions of a scenario select, or none.
@@ -18,22 +20,25 @@ type Isolation struct {
 	Bad     int   `json:"bad"`     // subscriptions of each bad kind: hanging, refusing connections, answering 500
 	Pending int64 `json:"pending"` // events that waited for each of them
 
-	Alone      Condition `json:"alone"`
-	Beside     Condition `json:"beside"`
-	AloneAgain Condition `json:"aloneAgain"` // the bad ones deleted
+	// Alone has one more than Beside: each time beside the bad stands between two alone, the bad ones deleted.
+	Alone  []Condition `json:"alone"`
+	Beside []Condition `json:"beside"`
 
-	// Beside, over the mean of both times alone. Latencies are end to end.
+	// Each round's figure beside the bad over the mean of the two around it, and of these the median. Latencies are end
+	// to end.
 	PacedP50Ratio      float64 `json:"pacedP50Ratio"`
 	PacedP99Ratio      float64 `json:"pacedP99Ratio"`
-	PacedRateRatio     float64 `json:"pacedRateRatio"`
 	PacedUsualP99Ratio float64 `json:"pacedUsualP99Ratio"`
+	PacedRateRatio     float64 `json:"pacedRateRatio"`
 	FullP99Ratio       float64 `json:"fullP99Ratio"`
 	FullRateRatio      float64 `json:"fullRateRatio"`
+	FullCPURatio       float64 `json:"fullCPURatio"` // the daemon's processor time for an event, which other programs hardly move
 
 	Hanging Unhealthy `json:"hanging"`
 	Failing Unhealthy `json:"failing"`
 
-	// Held is how many deliveries to the bad waited at the end; each acknowledged event should for each of them.
+	// Held is how many deliveries to the bad waited at the end of the rounds; each acknowledged event should for each of
+	// them.
 	Held     int64 `json:"held"`
 	Expected int64 `json:"expected"`
 
@@ -64,50 +69,80 @@ func (r *run) stage(ctx context.Context, report *ScenarioReport) error {
 	return err
 }
 
-// isolation measures the healthy subscriptions alone, beside bad ones, and alone again.
+// isolation measures the healthy subscriptions alone, beside bad ones, and alone again, as often as there are rounds.
 func (r *run) isolation(ctx context.Context) (_ *Isolation, err error) {
-	i := &Isolation{Bad: r.Bad, Pending: r.BadPending, Expected: 3 * int64(r.Bad) * r.BadPending}
-	if i.Alone, err = r.condition(ctx, "alone", false, nil); err != nil {
+	i := &Isolation{Bad: r.Bad, Pending: r.BadPending}
+	alone, err := r.condition(ctx, "alone", false, nil)
+	if err != nil {
 		return nil, err
 	}
+	i.Alone = append(i.Alone, alone)
 	bad, err := r.openBad(ctx)
 	defer bad.close()
 	if err != nil {
 		return nil, err
 	}
-	// What they get comes right before the first request of the healthy, so that the worst is measured too.
-	if i.Beside, err = r.condition(ctx, "beside the bad", true, func(ctx context.Context) error {
-		return r.publish(ctx, badType, r.BadPending)
-	}); err != nil {
-		return nil, err
-	}
-	if r.Kill {
-		if i.Kill, err = r.killed(ctx); err != nil {
+	for n := range r.Rounds {
+		if err := r.round(ctx, i, bad, n == r.Rounds-1); err != nil {
 			return nil, err
+		}
+	}
+	i.Hanging, i.Failing = r.rs.unhealthy(hanging), r.rs.unhealthy(failing)
+	i.compare()
+	return i, nil
+}
+
+// round measures once beside the bad and once alone. In the last one the daemon is profiled, or killed, if that was
+// asked for.
+func (r *run) round(ctx context.Context, i *Isolation, bad *badReceivers, last bool) error {
+	r.progress.say("creating the bad subscriptions")
+	var ids []string
+	for _, url := range bad.urls {
+		id, err := r.server.subscribe(ctx, nil, r.wishes(url, badType))
+		if err != nil {
+			return err
+		}
+		ids = append(ids, id)
+	}
+	// What they get comes right before the first request of the healthy, so that the worst is measured too.
+	beside, err := r.condition(ctx, "beside the bad", last, func(ctx context.Context) error {
+		return r.publish(ctx, badType, r.BadPending)
+	})
+	if err != nil {
+		return err
+	}
+	i.Beside = append(i.Beside, beside)
+	if last && r.Kill {
+		if i.Kill, err = r.killed(ctx); err != nil {
+			return err
 		}
 	}
 	r.progress.say("counting what waits for the bad")
-	if i.Held, err = r.held(ctx, i.Expected); err != nil {
-		return nil, err
+	expected := int64(len(ids)) * r.BadPending
+	held, err := r.held(ctx, expected)
+	if err != nil {
+		return err
 	}
-	i.Hanging, i.Failing = r.rs.unhealthy(hanging), r.rs.unhealthy(failing)
+	i.Held, i.Expected = i.Held+held, i.Expected+expected
 	r.progress.say("deleting the bad subscriptions")
-	for _, id := range bad.ids {
+	for _, id := range ids {
 		if err := r.server.call(ctx, http.MethodDelete, r.server.api("/subscriptions/"+id), nil, nil); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if i.AloneAgain, err = r.condition(ctx, "alone again", false, nil); err != nil {
-		return nil, err
-	}
-	i.compare()
-	return i, nil
+	alone, err := r.condition(ctx, "alone again", false, nil)
+	i.Alone = append(i.Alone, alone)
+	return err
 }
 
 // compare computes the ratios.
 func (i *Isolation) compare() {
 	over := func(figure func(*Condition) float64) float64 {
-		return ratio(figure(&i.Beside), figure(&i.Alone), figure(&i.AloneAgain))
+		var list []float64
+		for n := range i.Beside {
+			list = append(list, ratio(figure(&i.Beside[n]), figure(&i.Alone[n]), figure(&i.Alone[n+1])))
+		}
+		return median(list)
 	}
 	i.PacedP50Ratio = over(func(c *Condition) float64 { return c.Paced.EndToEnd.P50 })
 	i.PacedP99Ratio = over(func(c *Condition) float64 { return c.Paced.EndToEnd.P99 })
@@ -115,6 +150,7 @@ func (i *Isolation) compare() {
 	i.PacedRateRatio = over(func(c *Condition) float64 { return c.Paced.EventsPerSecond })
 	i.FullP99Ratio = over(func(c *Condition) float64 { return c.Full.EndToEnd.P99 })
 	i.FullRateRatio = over(func(c *Condition) float64 { return c.Full.EventsPerSecond })
+	i.FullCPURatio = over(func(c *Condition) float64 { return told(c.Full.CPUPerEvent) })
 }
 
 // problem returns what is wrong with the daemon, or nil. Slowness is not: the ratios tell it.
@@ -134,6 +170,24 @@ func ratio(figure float64, others ...float64) float64 {
 	return figure / (sum / float64(len(others)))
 }
 
+// told is a figure, or 0 when the system does not tell it.
+func told(v *float64) float64 {
+	if v == nil {
+		return 0
+	}
+	return *v
+}
+
+// median is the middle of some figures, or the mean of the two in the middle; 0 of none.
+func median(list []float64) float64 {
+	if len(list) == 0 {
+		return 0
+	}
+	slices.Sort(list)
+	n := len(list)
+	return (list[(n-1)/2] + list[n/2]) / 2
+}
+
 // killed kills the daemon in the middle of a paced load, and starts it again.
 func (r *run) killed(ctx context.Context) (*Kill, error) {
 	k := &Kill{}
@@ -145,21 +199,15 @@ func (r *run) killed(ctx context.Context) (*Kill, error) {
 	return k, err
 }
 
-// badSubscriptions are those of the isolation scenario.
-type badSubscriptions struct {
-	ids   []string
+// badReceivers are those of the isolation scenario: where the bad subscriptions lead.
+type badReceivers struct {
+	urls  []string
 	ports []*port
 }
 
-// openBad opens the bad receivers and subscribes them. What is returned is to be closed, whatever the error.
-func (r *run) openBad(ctx context.Context) (*badSubscriptions, error) {
-	r.progress.say("opening the bad subscriptions")
-	b := &badSubscriptions{}
-	subscribe := func(url string) error {
-		id, err := r.server.subscribe(ctx, nil, r.wishes(url, badType))
-		b.ids = append(b.ids, id)
-		return err
-	}
+// openBad opens the bad receivers. What is returned is to be closed, whatever the error.
+func (r *run) openBad(ctx context.Context) (*badReceivers, error) {
+	b := &badReceivers{}
 	shape := receiverShape{records: r.Records, data: r.data}
 	var lc net.ListenConfig
 	for n := range r.Bad {
@@ -168,26 +216,21 @@ func (r *run) openBad(ctx context.Context) (*badSubscriptions, error) {
 			return b, err
 		}
 		b.ports = append(b.ports, p)
-		urls := []string{"http://" + p.addr + "/hook"}
+		b.urls = append(b.urls, "http://"+p.addr+"/hook")
 		for _, kind := range []behaviour{hanging, failing} {
 			l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 			if err != nil {
-				return b, err
+				return b, fmt.Errorf("open receiver: %w", err)
 			}
 			rc := newReceiver(l, kind, n, shape)
 			r.rs.add(rc)
-			urls = append(urls, rc.url())
-		}
-		for _, url := range urls {
-			if err := subscribe(url); err != nil {
-				return b, err
-			}
+			b.urls = append(b.urls, rc.url())
 		}
 	}
 	return b, nil
 }
 
-func (b *badSubscriptions) close() {
+func (b *badReceivers) close() {
 	for _, p := range b.ports {
 		p.close()
 	}

@@ -69,6 +69,7 @@ type Options struct {
 	MaxWaitMS         float64 `json:"maxWait"`
 	Bad               int     `json:"bad,omitempty"`
 	BadPending        int64   `json:"badPending,omitempty"`
+	Rounds            int     `json:"rounds,omitempty"`
 	Backlog           int64   `json:"backlog,omitempty"`
 	NoDrain           bool    `json:"noDrain,omitempty"`
 	Kill              bool    `json:"kill,omitempty"`
@@ -160,7 +161,7 @@ func (c *Command) options() Options {
 		Records: c.Records, MaxWaitMS: millis(c.MaxWait), Bad: c.Bad, Backlog: c.Backlog, NoDrain: c.NoDrain, Kill: c.Kill,
 	}
 	if c.Bad > 0 {
-		o.BadPending = c.BadPending
+		o.BadPending, o.Rounds = c.BadPending, c.Rounds
 	}
 	if c.Duration > 0 || c.scenario() {
 		o.Events = 0
@@ -293,7 +294,11 @@ func (r *Report) writeTable(w io.Writer) error {
 	row()
 	d := r.Daemon
 	row("CPU µs/event", optional(d.CPUPerEvent, 1), fmt.Sprintf("%s processors busy; load and receivers %s µs/event", optional(d.Cores, 2), optional(r.LoadCPUPerEvent, 1)))
-	row("CPU µs/delivery", optional(d.CPUPerDelivery, 1))
+	if o.Records > 1 {
+		row("CPU µs/push", optional(d.CPUPerDelivery, 1))
+	} else {
+		row("CPU µs/delivery", optional(d.CPUPerDelivery, 1))
+	}
 	row("others", optional(r.OthersCores, 2), "processors taken by other programs and the host meanwhile")
 	row("memory, MiB", mebibytes(d.PeakRSS), fmt.Sprintf("resident at the peak; %s before the load", mebibytes(d.IdleRSS)))
 	row("bytes/event", optional(d.DiskPerEvent, 0), fmt.Sprintf("to the disk; %s in write calls with sockets", optional(d.WrittenPerEvent, 0)))

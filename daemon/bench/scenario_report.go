@@ -80,7 +80,7 @@ func (s *Stretch) row(row func(...string), name string) {
 	if s.EndToEnd.Count > 0 {
 		cells = append(cells[:4], number(s.EndToEnd.P50, 2), number(s.EndToEnd.P99, 2), number(s.UsualP99, 2), number(s.EndToEnd.Max, 1))
 	}
-	row(append(cells, optional(s.CPUPerEvent, 0), optional(s.OthersCores, 2), number(s.DiskP99, 2))...)
+	row(append(cells, optional(s.CPUPerEvent, 1), optional(s.OthersCores, 2), number(s.DiskP99, 2))...)
 }
 
 func (c *Condition) rows(row func(...string), name string) {
@@ -97,14 +97,16 @@ func (i *Isolation) rows(row func(...string)) {
 	row("bad", strconv.Itoa(i.Bad), fmt.Sprintf("hanging, as many refusing connections, as many answering 500; %d events waiting for each", i.Pending))
 	row()
 	stretchHead(row)
-	i.Alone.rows(row, "alone")
-	i.Beside.rows(row, "beside")
-	i.AloneAgain.rows(row, "alone again")
+	for n := range i.Beside {
+		i.Alone[n].rows(row, "alone")
+		i.Beside[n].rows(row, "beside")
+	}
+	i.Alone[len(i.Alone)-1].rows(row, "alone")
 	if i.Kill != nil {
 		i.Kill.Stretch.row(row, "beside, killed")
 	}
 	row()
-	row("beside/alone", "paced", "", "beside over the mean of both times alone; latencies end to end")
+	row("beside/alone", "paced", "", "each beside over the mean of the two alone around it, the median of the rounds; latencies end to end")
 	row("  p50", number(i.PacedP50Ratio, 2))
 	goal(row, "  p99", i.PacedP99Ratio, "1.5 at most")
 	row("  usual p99", number(i.PacedUsualP99Ratio, 2), "the median of the 99th percentiles of single seconds")
@@ -112,6 +114,7 @@ func (i *Isolation) rows(row func(...string)) {
 	row("beside/alone", "full")
 	row("  p99", number(i.FullP99Ratio, 2))
 	goal(row, "  rate", i.FullRateRatio, "0.90 at least")
+	row("  CPU/event", number(i.FullCPURatio, 2))
 	row()
 	row("hanging", strconv.Itoa(i.Hanging.Receivers), fmt.Sprintf("%d pushes never answered", i.Hanging.Pushes))
 	row("failing", strconv.Itoa(i.Failing.Receivers), fmt.Sprintf("%d pushes answered 500", i.Failing.Pushes))
@@ -139,12 +142,15 @@ func (b *Backlog) rows(row func(...string)) {
 	}
 	row()
 	goal(row, "ingestion", b.IngestRatio, "0.80 at least; beside over the mean without a backlog")
+	row("  CPU/event", number(b.IngestCPURatio, 2))
 	row("full rate", number(b.FullRateRatio, 2))
+	row("  CPU/event", number(b.FullCPURatio, 2))
 	row("paced p99", number(b.PacedP99Ratio, 2))
 	row()
 	row("memory, MiB", "resident", "anonymous", "files", "peak", "heap in use", "on disk")
 	b.Empty.Memory.row(row, "empty")
 	b.Filled.row(row, "filled")
+	b.Rested.row(row, "rested")
 	b.Beside.Memory.row(row, "beside")
 	for _, t := range b.Restarts {
 		t.Memory.row(row, t.Stop+", "+t.Cache)

@@ -37,10 +37,10 @@ func (c *Condition) whole() bool {
 func TestRunIsolation(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{
-		"plain":   {"--bad", "2", "--bad-pending", "10"},
-		"batches": {"--bad", "1", "--bad-pending", "20", "--records", "5", "--batch", "10"},
-		"fan-out": {"--bad", "1", "--bad-pending", "5", "--fan-out", "2"},
-		"killed":  {"--bad", "1", "--bad-pending", "10", "--kill"},
+		"plain":   {"--bad", "2", "--bad-pending", "10", "--rounds", "2"},
+		"batches": {"--bad", "1", "--bad-pending", "20", "--records", "5", "--batch", "10", "--rounds", "1"},
+		"fan-out": {"--bad", "1", "--bad-pending", "5", "--fan-out", "2", "--rounds", "1"},
+		"killed":  {"--bad", "1", "--bad-pending", "10", "--kill", "--rounds", "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -49,10 +49,15 @@ func TestRunIsolation(t *testing.T) {
 				t.Fatal(err)
 			}
 			i := r.Isolation
-			if i == nil || r.Backlog != nil || !i.Alone.whole() || !i.Beside.whole() || !i.AloneAgain.whole() {
+			if i == nil || r.Backlog != nil || len(i.Beside) != r.Options.Rounds || len(i.Alone) != len(i.Beside)+1 {
 				t.Fatalf("report %+v", i)
 			}
-			if i.Held != i.Expected || i.Expected != 3*int64(i.Bad)*i.Pending || r.Lost != 0 || r.Verified == 0 {
+			for _, c := range append(i.Alone, i.Beside...) {
+				if !c.whole() {
+					t.Errorf("condition %+v", c)
+				}
+			}
+			if i.Held != i.Expected || i.Expected != 3*int64(i.Bad)*i.Pending*int64(len(i.Beside)) || r.Lost != 0 || r.Verified == 0 {
 				t.Errorf("%d of %d held, findings %+v", i.Held, i.Expected, r.Findings)
 			}
 			if i.Hanging.Receivers != i.Bad || i.Failing.Receivers != i.Bad || i.Hanging.Pushes == 0 || i.Failing.Pushes == 0 {
@@ -91,7 +96,7 @@ func TestRunBacklog(t *testing.T) {
 			if b == nil || r.Isolation != nil || !b.Empty.whole() || !b.Beside.whole() || b.Empty.Ingest.AckedPerSecond <= 0 {
 				t.Fatalf("report %+v", b)
 			}
-			if b.Events != r.Options.Backlog || b.Held != b.Events || r.Lost != 0 || b.IngestRatio <= 0 || b.FullRateRatio <= 0 || b.PacedP99Ratio <= 0 {
+			if b.Events != r.Options.Backlog || b.Held != b.Events || r.Lost != 0 || b.IngestRatio <= 0 || b.FullRateRatio <= 0 || *b.Rested.Heap != 10<<20 || b.PacedP99Ratio <= 0 {
 				t.Errorf("backlog %+v, findings %+v", b, r.Findings)
 			}
 			if m := b.Filled; *m.Heap != 10<<20 || m.Files == 0 || (runtime.GOOS == "linux" && (*m.RSS < *m.RSSAnon || *m.RSSAnon <= 0 || *m.RSSFile <= 0)) {
@@ -140,10 +145,10 @@ func TestRunStagedFaults(t *testing.T) {
 		want  error
 		text  string
 	}{
-		"bad-forget":  {"forget", []string{"--bad", "1", "--bad-pending", "10", "--kill"}, ErrLost, "29 of 30 deliveries waited"},
+		"bad-forget":  {"forget", []string{"--bad", "1", "--bad-pending", "10", "--kill", "--rounds", "1"}, ErrLost, "29 of 30 deliveries waited"},
 		"forget":      {"forget", []string{"--backlog", "30", "--no-drain"}, ErrLost, "after a clean stop, warm, 29 of 30"},
 		"fill-forget": {"forget", []string{"--backlog", "3000", "--kill"}, ErrLost, "after filling"},
-		"bad-corrupt": {"corrupt", []string{"--bad", "1", "--bad-pending", "1"}, ErrWrong, ""},
+		"bad-corrupt": {"corrupt", []string{"--bad", "1", "--bad-pending", "1", "--rounds", "1"}, ErrWrong, ""},
 		"forge":       {"forge", []string{"--backlog", "5"}, ErrWrong, ""},
 		"unclean":     {"unclean", []string{"--backlog", "5"}, nil, "did not end in good order"},
 		"once":        {"once", []string{"--backlog", "5"}, errEnded, "this one starts only once"},
@@ -174,7 +179,7 @@ func TestRunScenarioTables(t *testing.T) {
 	} {
 		t.Run(scenario, func(t *testing.T) {
 			t.Parallel()
-			c := parse(t, scenario, "--bad-pending", "5", "--kill", "--duration", "200ms", "--dir", filepath.Join(t.TempDir(), "d"), "--warm-up", "5")
+			c := parse(t, scenario, "--bad-pending", "5", "--rounds", "1", "--kill", "--duration", "200ms", "--dir", filepath.Join(t.TempDir(), "d"), "--warm-up", "5")
 			var out, notes bytes.Buffer
 			if err := c.Run(t.Context(), &out, &notes); err != nil {
 				t.Fatal(err)
@@ -220,7 +225,17 @@ func TestRatios(t *testing.T) {
 			Stretch{EndToEnd: Latency{P99: fullP99}, EventsPerSecond: fullRate},
 		}
 	}
-	i := Isolation{Alone: c(1, 2, 4, 200, 10, 1000), Beside: c(3, 8, 10, 100, 40, 600), AloneAgain: c(2, 6, 4, 200, 30, 500)}
+	cpu := 3.0
+	if told(nil) != 0 || told(&cpu) != 3 {
+		t.Error("told")
+	}
+	if median(nil) != 0 || median([]float64{3, 1, 2}) != 2 || median([]float64{4, 1, 2, 3}) != 2.5 {
+		t.Error("median")
+	}
+	i := Isolation{
+		Alone:  []Condition{c(1, 2, 4, 200, 10, 1000), c(2, 6, 4, 200, 30, 500), c(2, 6, 4, 200, 30, 500), c(2, 6, 4, 200, 30, 500)},
+		Beside: []Condition{c(3, 8, 10, 100, 40, 600), c(1, 1, 1, 1, 1, 1), c(900, 900, 900, 900, 900, 900)},
+	}
 	i.compare()
 	if i.PacedP50Ratio != 2 || i.PacedP99Ratio != 2 || i.PacedUsualP99Ratio != 2.5 || i.PacedRateRatio != 0.5 || i.FullP99Ratio != 2 || i.FullRateRatio != 0.8 {
 		t.Errorf("%+v", i)

@@ -11,9 +11,8 @@ import (
 
 // The scenarios measure the same load in stretches, under different conditions.
 const (
-	isolationStretch = 20 * time.Second
-	backlogStretch   = 10 * time.Second
-	defaultPace      = 200 // events per second of a paced stretch
+	defaultStretch = 10 * time.Second
+	defaultPace    = 200 // events per second of a paced stretch
 	// restBefore is what passes before a stretch, so that the one before and its writes are over.
 	restBefore = 2 * time.Second
 	// maxSeconds bounds the memory of the latencies kept apart for each second, some 60 KB each.
@@ -51,12 +50,7 @@ type Condition struct {
 }
 
 // stretch is how long each of them lasts.
-func (c *Command) stretch() time.Duration {
-	if c.Backlog > 0 {
-		return cmp.Or(c.Duration, backlogStretch)
-	}
-	return cmp.Or(c.Duration, isolationStretch)
-}
+func (c *Command) stretch() time.Duration { return cmp.Or(c.Duration, defaultStretch) }
 
 // pacedRate is the rate of the paced ones.
 func (c *Command) pacedRate() float64 { return cmp.Or(c.Rate, defaultPace) }
