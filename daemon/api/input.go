@@ -191,13 +191,15 @@ func (p *subscriptionInput) format(d *store.Subscription) {
 	default:
 		p.fault("exportFormat", "must be %s", typeJSON)
 	}
-	switch n, is := p.integer("numberOfRecords", 1, 1000); {
-	case is == null:
-		p.next.NumberOfRecords = d.NumberOfRecords
-	case is == given:
+	if n, is := p.integer("numberOfRecords", 1, maxRecords); is == given {
 		p.next.NumberOfRecords = n
+	} else if is == null {
+		p.next.NumberOfRecords = d.NumberOfRecords
 	}
 }
+
+// maxRecords bounds the records of a push.
+const maxRecords = 1000
 
 // maxPatterns bounds the event patterns of a subscription.
 const maxPatterns = 100

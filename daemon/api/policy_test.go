@@ -64,6 +64,7 @@ func wrongPolicy() map[string]struct {
 		"long duration":            {`"delivery":{"disableAfter":{"duration":"365d1s"}}`, "/delivery/disableAfter/duration", []string{"365d"}},
 		"negative duration":        {`"delivery":{"disableAfter":{"duration":"-5h"}}`, "/delivery/disableAfter/duration", nil},
 		"duration less":            {`"delivery":{"disableAfter":{"duration":"5d-1h"}}`, "/delivery/disableAfter/duration", nil},
+		"duration with a plus":     {`"delivery":{"disableAfter":{"duration":"5d+1h"}}`, "/delivery/disableAfter/duration", nil},
 		"duration of many days":    {`"delivery":{"disableAfter":{"duration":"99999999999d"}}`, "/delivery/disableAfter/duration", nil},
 		"duration that overflows":  {`"delivery":{"disableAfter":{"duration":"9999999h"}}`, "/delivery/disableAfter/duration", nil},
 		"duration of days at last": {`"delivery":{"disableAfter":{"duration":"1h5d"}}`, "/delivery/disableAfter/duration", nil},
@@ -185,6 +186,14 @@ func TestPolicyPatches(t *testing.T) {
 	b.request(http.MethodPatch, path, "sub", `{"filter":{"a":1}}`)
 	if v := wantJSON[jsonObject](t, b.request(http.MethodPut, path, "sub", minimal), 200); b.stored().Filter != nil || v["filter"] != nil || b.stored().NumberOfRecords != 1 {
 		t.Errorf("a replacement left %+v", b.stored())
+	}
+	// What is wrong is told once, and not again of what depends on it.
+	for body, field := range map[string]string{
+		`{"delivery":{"rateLimit":"5","rateBurst":5}}`: "/delivery/rateLimit", `{"delivery":{"ordering":"fifo","orderingKey":"a"}}`: "/delivery/ordering",
+	} {
+		if p := wantProblem(t, b.request(http.MethodPatch, path, "sub", body), 400); len(p.Errors) != 1 || firstField(p) != field {
+			t.Errorf("%s: %+v", body, p.Errors)
+		}
 	}
 	// All that is wrong with a filter is told at once, each at its place.
 	p := wantProblem(t, b.request(http.MethodPatch, path, "sub", `{"filter":{"a":{"$gt":true},"b":[],"$or":[]},"numberOfRecords":0}`), 400, "4 fields")

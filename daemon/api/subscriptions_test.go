@@ -288,6 +288,9 @@ func TestSubscriptionRoundTrip(t *testing.T) {
 		t.Errorf("stored %+v", s)
 	}
 	read := b.request(http.MethodGet, path, "sub", "").Body.String()
+	if list := b.request(http.MethodGet, "/subscriptions", "sub", "").Body.String(); list != "["+read+"]" {
+		t.Errorf("the list shows %s, a read %s", list, read)
+	}
 	for _, secret := range []string{"p4ss", "whsec_", "MDEy"} {
 		if strings.Contains(read, secret) {
 			t.Errorf("a read shows %s: %s", secret, read)
