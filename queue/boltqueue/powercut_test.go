@@ -133,6 +133,14 @@ func record(t *testing.T, seed uint64, steps int) *recording {
 	return rec
 }
 
+// shaped gives each lane batches and an order of its own.
+func shaped(l queue.Lane) queue.Room {
+	return queue.Room{
+		Pushes: 100, Records: 1 + int(l[1])%4*3, Order: queue.Order(l[1] % 3),
+		Key: func(ev *queue.Event) uint64 { return uint64(ev.Data[0] % 3) }, KeyID: "first byte",
+	}
+}
+
 // load does random things to an engine.
 type load struct {
 	t      *testing.T
@@ -166,7 +174,7 @@ func (l *load) step(q *Queue) {
 		}
 	case 3, 4, 5, 6:
 		short, cancel := context.WithTimeout(ctx, time.Millisecond)
-		got, err := q.Claim(short, 1+rnd.IntN(80), func(queue.Lane) queue.Room { return queue.Room{Pushes: 100} }, nil)
+		got, err := q.Claim(short, 1+rnd.IntN(80), shaped, nil)
 		cancel()
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			l.t.Error(err)
@@ -179,6 +187,7 @@ func (l *load) step(q *Queue) {
 			case 0:
 				s.State, s.Due = queue.StateRetrying, time.Now().Add(time.Duration(rnd.IntN(7200))*time.Second)
 				s.Attempt.Class, s.Attempt.Error = queue.ClassRetry, strings.Repeat("e", rnd.IntN(300))
+				s.Dissolve = rnd.IntN(4) == 0
 			case 1:
 				s.State, s.Reason = queue.StateDead, queue.ReasonExhausted
 				s.Attempt.Class, s.Attempt.Response = queue.ClassRejected, make([]byte, rnd.IntN(3000))
@@ -191,6 +200,9 @@ func (l *load) step(q *Queue) {
 		switch rnd.IntN(4) {
 		case 0:
 			if err := q.DropLane(ctx, lane()); err != nil {
+				l.t.Error(err)
+			}
+			if err := q.Discard(ctx, lane(), queue.ReasonDisabled); err != nil {
 				l.t.Error(err)
 			}
 		case 1:
