@@ -116,10 +116,10 @@ func (q *fakeQueue) Claim(ctx context.Context, limit int, room func(queue.Lane) 
 					q.aside[lane] = true
 					continue
 				}
+				q.rooms[lane], rooms[lane] = answer, r
 				if r.Total == 0 {
 					r.Total = 1 << 30
 				}
-				q.rooms[lane], rooms[lane] = answer, r
 			}
 			if (r.Pushes <= 0 || r.Total <= 0) && !q.greedy {
 				continue

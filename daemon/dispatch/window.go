@@ -15,8 +15,8 @@ type pace struct {
 }
 
 const (
-	// shortShare and longShare are what one answer counts in the averages: a few answers, and a few hundred.
-	shortShare = 1.0 / 8
+	// shortShare and longShare are what one answer counts in the averages: some answers, and some hundred.
+	shortShare = 1.0 / 16
 	longShare  = 1.0 / 256
 	// paceSlack is how much slower answers may become, beside doubling, before that says something. The noise
 	// of a busy machine stays below it.
@@ -46,9 +46,10 @@ func (l *lane) learn(out *queue.Outcome, limit int) {
 	case out.Class == queue.ClassDelivered && !l.pace.slower(out.Duration):
 		l.window = min(l.window+1, limit)
 	case out.Class == queue.ClassDelivered:
-		if int(l.pace.answers) >= l.window { // those that were under way when it shrank have been heard
-			l.pace.answers = 0
-			l.window = min(max(l.window-max(l.window/4, 1), 1), limit)
+		if int(l.pace.answers) > l.window { // those that were under way when it shrank have been heard
+			less := min(max(l.window-max(l.window/4, 1), 1), limit)
+			l.pace.answers = int32(less - l.window) //nolint:gosec // a window is no larger than MaxWorkers
+			l.window = less
 		}
 	case out.Status == 0, out.Status == http.StatusTooManyRequests, out.Status == http.StatusServiceUnavailable:
 		l.window = max(min(l.window, limit)/2, 1)
