@@ -249,6 +249,7 @@ func TestReportProblems(t *testing.T) {
 		"forged":        {Report{Deliveries: 9, Findings: Findings{Verified: 1, Forged: 1}}, ErrWrong},
 		"corrupted":     {Report{Deliveries: 9, Findings: Findings{Verified: 1, Corrupted: 1}}, ErrWrong},
 		"broken":        {Report{Deliveries: 9, Findings: Findings{Verified: 1, Broken: 1}}, ErrWrong},
+		"unwanted":      {Report{Deliveries: 9, Findings: Findings{Verified: 1, Unwanted: 1}}, ErrWrong},
 		"miscounted":    {Report{Deliveries: 9, Findings: Findings{Verified: 1, Miscounted: 1}}, ErrWrong},
 		"unverified":    {Report{Deliveries: 9}, ErrWrong},
 	} {

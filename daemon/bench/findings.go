@@ -12,6 +12,7 @@ type Findings struct {
 	LostEvents    int64 `json:"lostEvents"`    // the events these belong to
 	Duplicated    int64 `json:"duplicated"`    // arrivals beyond the first
 	Strays        int64 `json:"strays"`        // repeats of an earlier stretch, or events nobody sent
+	Unwanted      int64 `json:"unwanted"`      // pushed to a receiver that had not asked for them
 	Misidentified int64 `json:"misidentified"` // pushed under another id than the one answered
 	Alien         int64 `json:"alien"`         // webhook-id and body disagree, or no event of the benchmark
 	Miscounted    int64 `json:"miscounted"`    // numberOfRecords is not the number of records, or more than asked for
@@ -28,6 +29,7 @@ func (f *Findings) addAudit(a audit, book *ledger) {
 	f.Duplicated += a.Duplicated
 	f.Misidentified += a.Misidentified
 	f.Strays += book.strays.Load()
+	f.Unwanted += book.unwanted.Load()
 }
 
 // collectFrom takes in what the healthy receivers noticed in all.
@@ -53,6 +55,8 @@ func (f *Findings) problem(deliveries int64) error {
 	switch err := a.problem(); {
 	case err != nil:
 		return err
+	case f.Unwanted > 0:
+		return fmt.Errorf("%w: %d went to a receiver that had not asked for them", ErrWrong, f.Unwanted)
 	case f.Alien > 0:
 		return fmt.Errorf("%w: %d with another webhook-id than their body, or without a known event", ErrWrong, f.Alien)
 	case f.Miscounted > 0:
@@ -73,7 +77,7 @@ func (f *Findings) problem(deliveries int64) error {
 func (f *Findings) findingRows(row func(...string), deliveries int64) {
 	row("lost", strconv.FormatInt(f.Lost, 10), fmt.Sprintf("deliveries; %d of %d were expected and arrived", deliveries, deliveries+f.Lost))
 	row("duplicated", strconv.FormatInt(f.Duplicated, 10))
-	wrong := f.Misidentified + f.Alien + f.Miscounted + f.Forged + f.Corrupted + f.Broken
+	wrong := f.Unwanted + f.Misidentified + f.Alien + f.Miscounted + f.Forged + f.Corrupted + f.Broken
 	row("wrong", strconv.FormatInt(wrong, 10), fmt.Sprintf("%d signatures and payloads checked in full", f.Verified))
 	if f.Strays > 0 {
 		row("strays", strconv.FormatInt(f.Strays, 10), "late repeats of what was measured before, or events nobody sent")

@@ -51,6 +51,7 @@ type ledger struct {
 	first     atomic.Int64 // time of the first arrival of all, 0 before it
 	last      atomic.Int64 // time of the last first arrival
 	strays    atomic.Int64 // arrivals of a sequence number that was never sent
+	unwanted  atomic.Int64 // arrivals where the event was not to go
 	endToEnd  histogram
 	// seconds are the same latencies apart for each second of the epoch in which an event's request began; there are
 	// none unless they were asked for.
@@ -106,6 +107,10 @@ func (l *ledger) arrive(receiver int, seq, at int64, id []byte) {
 	c, i := l.chunk(seq)
 	if c == nil || c.entries[i].start.Load() == 0 {
 		l.strays.Add(1)
+		return
+	}
+	if receiver >= l.receivers {
+		l.unwanted.Add(1)
 		return
 	}
 	e := &c.entries[i]

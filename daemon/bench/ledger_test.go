@@ -37,11 +37,12 @@ func TestLedgerAudit(t *testing.T) {
 	l.arrive(0, base+maxEvents, 1, nil)     // beyond everything
 	l.arrive(0, base+5*chunkEvents, 1, nil) // in a chunk that does not exist
 
+	l.arrive(2, base, 1, nil) // at a receiver that is not meant
 	want := audit{Sent: 7, Acked: 5, LostEvents: 2, Lost: 3, Duplicated: 2, Unacked: 1, Misidentified: 1}
 	if got := l.audit(base + 8); got != want {
 		t.Errorf("audit %+v, want %+v", got, want)
 	}
-	if l.strays.Load() != 4 || l.delivered.Load() != 9 || l.completed.Load() != 4 || l.last.Load() != 15 {
+	if l.strays.Load() != 4 || l.unwanted.Load() != 1 || l.delivered.Load() != 9 || l.completed.Load() != 4 || l.last.Load() != 15 {
 		t.Errorf("strays %d, delivered %d, completed %d, last %d", l.strays.Load(), l.delivered.Load(), l.completed.Load(), l.last.Load())
 	}
 	if h := &l.endToEnd; h.count.Load() != 9 || h.quantile(0.5) != 5 {

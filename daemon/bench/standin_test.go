@@ -238,7 +238,7 @@ func (s *standIn) apply(e journalEntry) {
 	case e.Event != nil:
 		s.known[e.Event.ID] = true
 		for _, t := range s.targets {
-			if !t.dropped && (len(t.Types) == 0 || slices.Contains(t.Types, e.Event.Type)) {
+			if !t.dropped && (len(t.Types) == 0 || slices.Contains(t.Types, e.Event.Type) || (s.fault == "overhear" && t.ID == "sub-1")) {
 				s.open[delivery{e.Event.ID, t.ID}] = e.Event
 			}
 		}
