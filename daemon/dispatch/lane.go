@@ -100,6 +100,10 @@ func (l *lane) timeless() bool {
 	return l.trouble == nil && l.rest == 0 && l.bucket.interval == 0
 }
 
+// maxBatchBytes bounds the data of a push of several records: a thousand of the largest payloads would fill the
+// memory, and no receiver takes as much.
+const maxBatchBytes = 4 << 20
+
 // room says how much of a lane may be claimed now, and how; the queue calls it from within Claim, with its
 // own lock held. What it has allowed is for the whole of that Claim: asked again it answers the same. What it
 // has refused is looked at anew, as a Claim may wait for long.
@@ -134,7 +138,7 @@ func (d *Dispatcher) room(id queue.Lane) queue.Room {
 		d.grant(l)
 	}
 	p := l.policy
-	r := queue.Room{Pushes: l.allowance, Records: p.records, Wait: p.wait, Order: p.order, Key: p.key, KeyID: p.keyID}
+	r := queue.Room{Pushes: l.allowance, Records: p.records, Bytes: maxBatchBytes, Wait: p.wait, Order: p.order, Key: p.key, KeyID: p.keyID}
 	if l.most > 0 {
 		r.Records = min(r.Records, l.most)
 	}
