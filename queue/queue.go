@@ -160,6 +160,8 @@ type Room struct {
 	Pushes int
 	// Records is the most deliveries in one claim; less than 1 counts as 1.
 	Records int
+	// Bytes bounds the data of a claim of several first attempts; one alone comes however large it is. 0 is no bound.
+	Bytes int64
 	// Total is the most deliveries in all claims together; 0 is no bound. Deliveries that have to come together
 	// come also when they are more than are left of it.
 	Total int

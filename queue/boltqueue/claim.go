@@ -40,6 +40,7 @@ type pick struct {
 	lane     *lane
 	from, to int
 	leased   int // how many of the parts were leased when it was picked
+	cut      int // what is from here on is too much for one push; 0 when nothing is
 	fresh    bool
 	dropped  bool // what is on disk says it is no longer to be tried
 	again    bool // it cannot be tried just now
@@ -155,7 +156,7 @@ func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (next int64) {
 
 // admit takes over what the lane may have. The lock is held.
 func (q *Queue) admit(l *lane, r queue.Room) {
-	l.allowance, l.fill, l.waitMs = r.Pushes, max(r.Records, 1), 0
+	l.allowance, l.fill, l.bytes, l.waitMs = r.Pushes, max(r.Records, 1), r.Bytes, 0
 	if r.Wait > 0 && l.fill > 1 {
 		l.waitMs = r.Wait.Milliseconds()
 	}
@@ -182,7 +183,7 @@ func (q *Queue) next(l *lane, nowMs int64) bool {
 		switch {
 		case fresh && (!timed || l.freshTurn):
 			l.freshTurn = false
-			if q.takeFresh(l, min(l.fill, l.total)) {
+			if q.takeFresh(l, l.most()) {
 				return true
 			}
 		case timed:
@@ -197,6 +198,15 @@ func (q *Queue) next(l *lane, nowMs int64) bool {
 			return false
 		}
 	}
+}
+
+// most is how many first attempts a push may have now.
+func (l *lane) most() int {
+	n := min(l.fill, l.total)
+	if l.fits > 0 {
+		n = min(n, l.fits)
+	}
+	return n
 }
 
 // takeFresh leases up to n first attempts of the window as one push.
@@ -268,15 +278,21 @@ func (q *Queue) picked(l *lane, from int, fresh bool) bool {
 
 // complete reads what the picks need from the file and turns them into claims.
 func (q *Queue) complete(dst []queue.Claim) ([]queue.Claim, error) {
-	read := false
+	read, several := false, false
 	for i := range q.picks {
 		read = read || !q.picks[i].fresh
+		several = several || q.picks[i].to-q.picks[i].from > 1
 	}
 	for i := range q.parts {
 		read = read || q.parts[i].event == nil
 	}
+	var err error
 	if read {
-		err := q.view(q.readPicks)
+		err = q.view(q.readPicks)
+	} else if several {
+		err = q.readPicks(nil) // for their sizes
+	}
+	if read || several {
 		q.mu.Lock()
 		for i := range q.picks {
 			p := &q.picks[i]
@@ -288,6 +304,8 @@ func (q *Queue) complete(dst []queue.Claim) ([]queue.Claim, error) {
 			case !p.fresh && !q.leaseRest(p):
 				p.again = true
 				q.unpick(p, true)
+			case p.fresh:
+				q.trimPick(p)
 			}
 		}
 		q.mu.Unlock()
@@ -412,9 +430,13 @@ func (q *Queue) readPicks(tx *bolt.Tx) error {
 				continue
 			}
 		}
+		size := int64(0)
 		for j := p.from; j < p.to; j++ {
 			x := &q.parts[j]
 			if x.event != nil {
+				if size += int64(len(x.event.Data)); p.tooMuch(size, j) {
+					break
+				}
 				continue
 			}
 			var err error
@@ -429,9 +451,40 @@ func (q *Queue) readPicks(tx *bolt.Tx) error {
 			if x.event == nil {
 				return fmt.Errorf("%w: event %d is missing", errDamaged, x.seq)
 			}
+			if size += int64(len(x.event.Data)); p.tooMuch(size, j) {
+				break
+			}
 		}
 	}
 	return nil
+}
+
+// tooMuch says whether the j-th part is more than a push of first attempts may have, and cuts it off. Only Claim changes
+// lane.bytes.
+func (p *pick) tooMuch(size int64, j int) bool {
+	if !p.fresh || p.lane.bytes <= 0 || size <= p.lane.bytes || j == p.from {
+		return false
+	}
+	p.cut = j
+	return true
+}
+
+// trimPick gives back what is too much for one push, and remembers about how many were not, so that the next does not
+// lease very many in vain. The lock is held.
+func (q *Queue) trimPick(p *pick) {
+	l := p.lane
+	if p.cut == 0 {
+		if l.fits > 0 {
+			if l.fits *= 2; l.fits >= l.fill {
+				l.fits = 0
+			}
+		}
+		return
+	}
+	l.fits = 2 * (p.cut - p.from)
+	rest := *p
+	rest.from, p.to = p.cut, p.cut
+	q.unpick(&rest, true)
 }
 
 // readRetry reads the record of a retry, and the others of its batch when it is the first of one.

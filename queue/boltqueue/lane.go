@@ -69,9 +69,11 @@ type lane struct {
 	// were not.
 	skip map[uint64]bool
 
-	// What room said last: most deliveries of one push, how long one waits to be full, in milliseconds, and how many
-	// more there may be in all.
+	// What room said last: most deliveries of one push, most bytes of it, how long one waits to be full, in milliseconds, and
+	// how many more there may be in all.
 	fill   int
+	bytes  int64
+	fits   int // about how many fit into bytes; 0 when that is no matter
 	waitMs int64
 	total  int
 	order  queue.Order

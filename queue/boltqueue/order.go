@@ -297,7 +297,7 @@ func (q *Queue) nextInOrder(l *lane, nowMs int64) bool {
 		timed := g != nil && max(g.due, l.notBefore) <= nowMs
 		if fresh := l.freshReady(q, nowMs); fresh && (!timed || l.freshTurn) {
 			l.freshTurn = false
-			if q.takeInOrder(l, min(l.fill, l.total)) {
+			if q.takeInOrder(l, l.most()) {
 				return true
 			}
 		}

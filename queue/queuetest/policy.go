@@ -1,7 +1,9 @@
 package queuetest
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"herald/queue"
@@ -15,6 +17,7 @@ func policyScenarios() []scenario {
 		{"BatchDissolves", batchDissolves},
 		{"BatchOverSegments", batchOverSegments},
 		{"TotalBoundsRecords", totalBounds},
+		{"BytesBoundBatches", bytesBound},
 		{"StrictOrder", strictOrder},
 		{"OrderByKey", orderByKey},
 		{"KeyBehindManyOfAnother", keyBehindMany},
@@ -229,6 +232,54 @@ func totalBounds(r *rig) {
 		r.t.Fatalf("%d claims, want 3 and 2 deliveries", len(got))
 	}
 	r.wantSeqs(got[1], 4, 5)
+}
+
+// bytesBound claims batches of which few deliveries, or only one, fit into a push.
+func bytesBound(r *rig) {
+	const n = 60
+	for i := range n {
+		s := submission(i, laneOf(1), laneOf(2))
+		size := 100
+		if i%10 == 0 {
+			size = 5000
+		}
+		s.Data = fmt.Appendf(nil, `{"x":%q}`, strings.Repeat("x", size-8))
+		r.accept(s)
+	}
+	r.step()
+	for _, order := range []queue.Order{queue.OrderNone, queue.OrderStrict} {
+		lane := laneOf(1 + int(order))
+		room := func(l queue.Lane) queue.Room {
+			if l != lane {
+				return queue.Room{}
+			}
+			return queue.Room{Pushes: 1, Records: 50, Bytes: 1000, Order: order}
+		}
+		next := uint64(1)
+		for next <= n {
+			r.q.Wake(lane)
+			got := r.claimWith(1, room)
+			if len(got) != 1 {
+				r.t.Fatalf("nothing came after %d", next-1)
+			}
+			size := 0
+			for _, d := range got[0].Deliveries {
+				if d.Seq != next {
+					r.t.Fatalf("claimed %v, want them from %d on", seqsOf(got[0]), next)
+				}
+				next++
+				size += len(d.Event.Data)
+			}
+			if k := len(got[0].Deliveries); size > 1000 && k > 1 || k == 1 && size < 1000 && next%10 != 1 {
+				r.t.Fatalf("%d deliveries of %d bytes in one push", k, size)
+			}
+			r.settle(delivered(got[0]))
+			if next%7 == 0 {
+				r.step()
+			}
+		}
+	}
+	r.wantStats(0, 0, 0, 0)
 }
 
 func strictOrder(r *rig) {
