@@ -50,6 +50,7 @@ func TestFilterOperators(t *testing.T) {
 		{`{"a":9007199254740993}`, []string{`{"a":9007199254740993}`, `{"a":9007199254740993.0}`, `{"a":9.007199254740993e15}`}, []string{`{"a":9007199254740992}`, `{"a":9007199254740994}`}},
 		{`{"a":0}`, []string{`{"a":0}`, `{"a":-0}`, `{"a":0.00}`, `{"a":0e5}`, `{"a":-0.0E-99999999999999999999}`}, []string{`{"a":1}`, `{"a":null}`, `{"a":false}`, `{"a":1e-400}`, `{"a":""}`}},
 		{`{"a":-12.50}`, []string{`{"a":-12.5}`, `{"a":-125e-1}`}, []string{`{"a":12.5}`, `{"a":-125}`, `{"a":-12.05}`, `{"a":-1.25}`}},
+		{`{"a":0.05}`, []string{`{"a":5e-2}`, `{"a":0.0500}`, `{"a":0.005e1}`}, []string{`{"a":0.5}`, `{"a":0.005}`, `{"a":5}`, `{"a":0.50}`, `{"a":0.0005e1}`}},
 		{`{"a":1e400}`, []string{`{"a":1e400}`, `{"a":10e399}`}, []string{`{"a":1e401}`, `{"a":1e399}`}},
 		{`{"a":true}`, []string{`{"a":true}`, `{"a":[false,true]}`}, []string{`{"a":false}`, `{"a":"true"}`, `{"a":1}`, `{}`}},
 		{`{"a":false}`, []string{`{"a":false}`}, []string{`{"a":true}`, `{"a":null}`, `{"a":0}`, `{}`}},
@@ -78,7 +79,7 @@ func TestFilterOperators(t *testing.T) {
 			[]string{`{"a":"2026-11-21T08:30:00.000000001Z"}`, `{"a":"2026-11-21T08:31:00Z"}`, `{"a":"2026-11-21T08:30:00-00:01"}`, `{"a":"2026-11-21T10:30:01+02:00"}`, `{"a":["x","2027-01-01T00:00:00Z"]}`},
 			[]string{
 				`{"a":"2026-11-21T08:30:00Z"}`, `{"a":"2026-11-21T10:30:00+02:00"}`, `{"a":"2026-11-21T08:29:59.999999999Z"}`, `{"a":"2027"}`, `{"a":"2027-01-01"}`, `{"a":"z"}`, `{"a":1e12}`, `{}`,
-				`{"a":"2027-13-01T00:00:00Z"}`, `{"a":"2027-01-01T0:00:00Z00"}`, `{"a":"2027-01-01T00:00:00,5Z"}`, `{"a":"2027-01-01 00:00:00Z"}`, `{"a":"2027-01-01T00:00:00+99:00"}`, `{"a":"2027-01-01T00:00:00"}`,
+				`{"a":"2027-13-01T00:00:00Z"}`, `{"a":"2027-01-01T0:00:00Z00"}`, `{"a":"2027-01-01T00:00:00,5Z"}`, `{"a":"2027-01-01 00:00:00Z"}`, `{"a":"2027-01-01T00:00:00+24:00"}`, `{"a":"2027-01-01T00:00:00+23:60"}`, `{"a":"2027-01-01T00:00:00"}`,
 				`{"a":"2027-01-01T00:00:00.` + strings.Repeat("1", 60) + `Z"}`,
 			},
 		},
@@ -135,6 +136,26 @@ func TestFilterOperators(t *testing.T) {
 		for _, d := range x.no {
 			if holds(t, f, d) {
 				t.Errorf("%s holds for %s", x.filter, d)
+			}
+		}
+	}
+}
+
+// A number may be written with an exponent of any length, and still has its place in the order.
+func TestFilterHugeExponents(t *testing.T) {
+	t.Parallel()
+	above, below := compile(t, `{"a":{"$gt":1e999999}}`), compile(t, `{"a":{"$gt":0,"$lt":1e-999998}}`)
+	for digits := 8; digits < 45; digits++ {
+		for _, first := range []string{"1", "5", "9"} {
+			exponent := first + strings.Repeat("9", digits)
+			if huge := `{"a":1e+` + exponent + `}`; !holds(t, above, huge) || holds(t, below, huge) {
+				t.Errorf("%s is not above 1e999999", huge)
+			}
+			if tiny := `{"a":1e-` + exponent + `}`; holds(t, above, tiny) || !holds(t, below, tiny) {
+				t.Errorf("%s is not between 0 and 1e-999998", tiny)
+			}
+			if negative := `{"a":-1e` + exponent + `}`; holds(t, above, negative) || holds(t, below, negative) {
+				t.Errorf("%s is above 0", negative)
 			}
 		}
 	}

@@ -120,6 +120,64 @@ func TestMatcherSaysWhenDataCounts(t *testing.T) {
 	}
 }
 
+// The data counts as well where only the resource leads to a filter.
+func TestMatcherFiltersByResource(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		selector, on  string
+		found, byData bool
+	}{
+		{"shop/*", "shop/1", true, true},
+		{"shop/1", "shop/1", true, true},
+		{"shop/1", "shop/2", false, false},
+		{"shop/*", "", false, false},
+	} {
+		var m store.Matcher
+		s := filtered(t, 1, `{"a":1}`)
+		s.Resource = x.selector
+		m.Replace(nil, s)
+		for data, passes := range map[string]bool{`{"a":1}`: true, `{"a":2}`: false} {
+			ids, byData := m.Select("acme", "x", x.on, []byte(data), nil)
+			if (len(ids) == 1) != (x.found && passes) || byData != x.byData {
+				t.Errorf("%s, event on %q with %s: %d chosen, by data %v", x.selector, x.on, data, len(ids), byData)
+			}
+		}
+	}
+}
+
+// Beyond the filters that are asked one by one, each way to a value leads to those anchored there.
+func TestMatcherAnchors(t *testing.T) {
+	t.Parallel()
+	const n = 60
+	for _, x := range []struct {
+		filter string // with the number for #
+		data   string
+		want   []int
+	}{
+		{`{"/a/#":"x"}`, `{"a":["y","x",["x"],"x"]}`, []int{1, 3}},
+		{`{"/a/#":"x"}`, `{"a":{"7":"x","07":"x","8":["x"],"9":"x"}}`, []int{7, 9}},
+		{`{"/a/#/b":1}`, `{"a":[{"b":1},{"b":2},{"b":1.0}],"b":1}`, []int{0, 2}},
+		{`{"/#":null}`, `{"5":null,"6":0,"7":{}}`, []int{5}},
+		{`{"a.#":true}`, `{"a":[{"5":true},{"6":false},true],"7":true}`, []int{5}},
+		{`{"a":#}`, `{"a":[[5,6.0],[[7e0]],"8",{"a":9}]}`, []int{5, 6, 7}},
+		{`{"a":{"$in":["v#","w#","v1"]}}`, `{"a":["v1","v1","v30","w30","x"]}`, nil}, // all, each once
+		{`{"$and":[{"$and":[{"a":"v#"}]},{"b":{"$ne":"v3"}}]}`, `{"a":["v2","v3","v2"]}`, []int{2, 3}},
+		{`{"$or":[{"a":"v#"}],"b":1}`, `{"a":"v7","b":1}`, []int{7}},
+		{`{"a":{"$not":{"$ne":"v#"}}}`, `{"a":"v7"}`, []int{7}},
+	} {
+		m := crowded(t, n, func(i int) string { return strings.ReplaceAll(x.filter, "#", fmt.Sprint(i)) })
+		want := x.want
+		if want == nil {
+			for i := range n {
+				want = append(want, i)
+			}
+		}
+		if got, _ := chosen(m, "e", x.data); !slices.Equal(got, want) {
+			t.Errorf("%s on %s: got %v, want %v", x.filter, x.data, got, want)
+		}
+	}
+}
+
 func TestMatcherEqualComparesFilters(t *testing.T) {
 	t.Parallel()
 	var a, b store.Matcher
