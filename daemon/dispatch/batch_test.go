@@ -187,7 +187,10 @@ func TestRoom(t *testing.T) {
 			synctest.Wait()
 			got := b.q.rooms[nth(1)]
 			key := got.Key
-			got.Key, got.Pushes = nil, 0
+			if got.Bytes != maxBatchBytes {
+				t.Errorf("%s: %d bytes", name, got.Bytes)
+			}
+			got.Key, got.Pushes, got.Bytes = nil, 0, 0
 			if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", c.want) {
 				t.Errorf("%s: room %+v, want %+v", name, got, c.want)
 			}
