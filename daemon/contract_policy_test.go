@@ -314,3 +314,30 @@ func TestContract_P5_P6_DiscardChosenWhileDisabled(t *testing.T) {
 		t.Errorf("after it was enabled came %v, want %s", got, fourth)
 	}
 }
+
+// Enabling is told to whoever asks for it, with the host of the receiver and nothing more of its URL.
+func TestContract_EnablingIsTold(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	r, all := receive(t), receive(t)
+	h.subscribe(r.URL, fields{"events": []string{"herald.subscription.*"}})
+	h.subscribe(all.URL, nil) // all types, but not Herald's own
+	id := h.subscribe("http://127.0.0.1:8421/secret-path?secret=query", fields{"events": []string{"no.such"}})
+	act := func(what string) { h.admin().do("POST", "/subscriptions/"+id+"/"+what, nil).is(200) }
+	act("enable") // it is active: nothing to tell
+	act("pause")
+	act("enable")
+	p := r.wait(1)[0].object(t)
+	data, _ := p["data"].(map[string]any)
+	if p["type"] != "herald.subscription.enabled" || data["subscriptionId"] != id || data["state"] != "active" || data["dataCallbackHost"] != "127.0.0.1:8421" {
+		t.Errorf("told %v", p)
+	}
+	moment(t, p["time"])
+	if body := string(r.got()[0].body); strings.Contains(body, "secret") {
+		t.Errorf("the event tells more than the host: %s", body)
+	}
+	h.sentinel()
+	if len(r.got()) != 1 || len(all.got()) != 0 {
+		t.Errorf("%d events for who asked, %d for who did not", len(r.got()), len(all.got()))
+	}
+}
