@@ -220,20 +220,18 @@ func (o *operator) holds(n *node) bool {
 		return n.kind == jsontext.KindString && bytes.HasPrefix(n.text, o.values[0].text)
 	case operatorSuffix:
 		return n.kind == jsontext.KindString && bytes.HasSuffix(n.text, o.values[0].text)
-	}
-	order, ok := o.compare(n)
-	if !ok {
-		return false
-	}
-	switch o.kind {
 	case operatorGreater:
-		return order > 0
+		order, ok := o.compare(n)
+		return ok && order > 0
 	case operatorGreaterOrEqual:
-		return order >= 0
+		order, ok := o.compare(n)
+		return ok && order >= 0
 	case operatorLess:
-		return order < 0
+		order, ok := o.compare(n)
+		return ok && order < 0
 	default:
-		return order <= 0
+		order, ok := o.compare(n)
+		return ok && order <= 0
 	}
 }
 

@@ -105,6 +105,7 @@ func (d *Data) value(name []byte) error {
 			d.nodes[at].text = plain(raw)
 		case jsontext.KindNumber:
 			d.nodes[at].text = raw
+		default: // the kind says it all
 		}
 	}
 	d.nodes[at].end = len(d.nodes)
@@ -203,6 +204,7 @@ func (d *Data) yieldEnds(at int, names []string, yield func(int) bool) bool {
 				return false
 			}
 		}
+	default: // nothing leads on
 	}
 	return true
 }
@@ -236,6 +238,7 @@ func (n *node) sum() uint64 {
 		h = h.bytes(n.text)
 	case jsontext.KindNumber:
 		h = readDecimal(n.text).sum(h)
+	default: // the kind says it all
 	}
 	return uint64(h)
 }

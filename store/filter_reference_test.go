@@ -178,7 +178,7 @@ func contains(list []any, v any) bool {
 func (r reference) values(path string) (there bool, leaves []any) {
 	if strings.HasPrefix(path, "/") {
 		v := r.data
-		for _, name := range strings.Split(path[1:], "/") {
+		for name := range strings.SplitSeq(path[1:], "/") {
 			name = strings.NewReplacer("~1", "/", "~0", "~").Replace(name)
 			switch x := v.(type) {
 			case map[string]any:
@@ -200,7 +200,7 @@ func (r reference) values(path string) (there bool, leaves []any) {
 		return true, []any{v}
 	}
 	at := []any{r.data}
-	for _, name := range strings.Split(path, ".") {
+	for name := range strings.SplitSeq(path, ".") {
 		var next []any
 		for _, v := range flatten(at) {
 			if m, ok := v.(map[string]any); ok {

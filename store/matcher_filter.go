@@ -62,6 +62,7 @@ func appendAnchors(as []anchor, all []clause) []anchor {
 					as = append(as, anchor{&c.path, o.values})
 				}
 			}
+		default: // these hold in other ways as well
 		}
 	}
 	return as

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -81,11 +82,9 @@ func parseDotted(text string) (Path, error) {
 	if len(names) > MaxPathNames {
 		return Path{}, fmt.Errorf("must lead through at most %d names", MaxPathNames)
 	}
-	for _, name := range names {
-		if name == "" {
-			return Path{}, errors.New("must be names joined by single dots, such as customer.country; " +
-				"a name with a dot in it is written as a JSON Pointer, such as /customer.country")
-		}
+	if slices.Contains(names, "") {
+		return Path{}, errors.New("must be names joined by single dots, such as customer.country; " +
+			"a name with a dot in it is written as a JSON Pointer, such as /customer.country")
 	}
 	return Path{text: text, names: names}, nil
 }
