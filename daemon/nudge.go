@@ -19,7 +19,7 @@ func (n nudging) Retry(ctx context.Context, accountID string, id queue.DeliveryI
 	if err == nil {
 		n.nudge(id.Lane)
 	}
-	return err //nolint:wrapcheck // it is the queue's
+	return err
 }
 
 // RetryDead implements queue.Queue.
@@ -28,5 +28,5 @@ func (n nudging) RetryDead(ctx context.Context, lane queue.Lane, s queue.DeadSel
 	if count > 0 && !s.DryRun {
 		n.nudge(lane)
 	}
-	return count, err //nolint:wrapcheck // it is the queue's
+	return count, err
 }

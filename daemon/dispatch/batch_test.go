@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -308,10 +309,9 @@ func TestFewerRecordsThanClaimed(t *testing.T) {
 				fail = false
 				b.change(nth(1), batches(1, 0))
 			} else {
-				reads := 0
+				var reads atomic.Int32
 				b.s.afterRead = func(*store.Subscription) {
-					if reads++; reads == 2 { // the attempt's: the change comes before it starts
-						b.s.afterRead = nil
+					if reads.Add(1) == 2 { // the attempt's: the change comes before it starts
 						b.change(nth(1), batches(1, 0))
 					}
 				}

@@ -114,7 +114,7 @@ func TestBreaker(t *testing.T) {
 				if got := f.times(); len(got) != len(want) {
 					t.Fatalf("before probe %d: attempts at %v", i, got[len(want):])
 				}
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				synctest.Wait()
 				at += wait
 				want = append(want, at)
@@ -254,7 +254,7 @@ func TestRetryAfterHoldsTheLane(t *testing.T) {
 			if got := f.times(); !slices.Equal(got, five()) {
 				t.Errorf("asked for %v: attempts at %v", c.asked, got)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			if got := f.times(); !slices.Equal(got, five(c.probe)) {
 				t.Errorf("asked for %v: attempts at %v", c.asked, got)
@@ -278,7 +278,7 @@ func TestRetryAfterHoldsTheLane(t *testing.T) {
 		if got := f.times(); len(got) != 1 {
 			t.Errorf("%d attempts while the receiver rests", len(got))
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		b.q.done(t, 100)
 	})
@@ -316,7 +316,7 @@ func TestBreakerOutlivesRestart(t *testing.T) {
 		if got := f.times(); !slices.Equal(got, five(5*time.Second)) {
 			t.Errorf("attempts at %v", got)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()

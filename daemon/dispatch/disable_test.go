@@ -38,13 +38,11 @@ type published struct {
 }
 
 func (p *press) publish(ctx context.Context, account, kind string, at time.Time, id string, data []byte) error {
+	if p.hold != nil {
+		<-p.hold
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.hold != nil {
-		p.mu.Unlock()
-		<-p.hold
-		p.mu.Lock()
-	}
 	p.tries++
 	if p.err != nil {
 		return p.err
@@ -306,7 +304,7 @@ func TestDisableDiscards(t *testing.T) {
 			b.q.mu.Lock()
 			b.q.dropErr = nil
 			b.q.mu.Unlock()
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 			b.q.done(t, 10)
 			if b.q.discarded[nth(1)] != 1 || len(b.q.dropped) != 0 || len(f.times()) != 2 {
@@ -453,7 +451,6 @@ func TestDeadDeliveriesAreTold(t *testing.T) {
 		synctest.Wait()
 		b.q.done(t, 5045)
 		close(p.hold)
-		p.hold = nil
 		synctest.Wait()
 		if n := len(p.all); n < maxDead || n > maxDead+2*publishers {
 			t.Errorf("%d were told", n)
@@ -484,7 +481,13 @@ func TestWarningsAtRandom(t *testing.T) {
 		var f faulty
 		var p press
 		limit := time.Duration(1+r.IntN(100)) * time.Minute
-		o := Options{Sender: sendFunc(f.send), Publish: p.publish, Rand: r.Float64, Defaults: Defaults{
+		var mu sync.Mutex
+		random := func() float64 {
+			mu.Lock()
+			defer mu.Unlock()
+			return r.Float64()
+		}
+		o := Options{Sender: sendFunc(f.send), Publish: p.publish, Rand: random, Defaults: Defaults{
 			Jitter: 0.5, Schedule: mustSchedule(t, "5s,1m,7m,20m"), DisableAfter: store.DisableAfter{Duration: limit},
 		}}
 		inBubble(t, o, func(t *testing.T, b *bench) {
@@ -492,7 +495,7 @@ func TestWarningsAtRandom(t *testing.T) {
 			b.subscribe(nth(1))
 			b.q.add(nth(1), 100)
 			for range 20 {
-				time.Sleep(time.Duration(r.Int64N(int64(limit / 10))))
+				time.Sleep(time.Duration(random() * float64(limit/10)))
 				b.change(nth(1), func(s *store.Subscription) { s.Resource += "x" })
 			}
 			time.Sleep(2 * limit)

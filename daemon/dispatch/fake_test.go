@@ -423,6 +423,7 @@ func (b *bench) Run(ctx context.Context) error {
 // stop ends Run and checks what holds afterwards.
 func (b *bench) stop(t *testing.T) {
 	t.Helper()
+	synctest.Wait() // Run has begun
 	b.cancel()
 	if err := <-b.ended; err != nil {
 		t.Errorf("Run: %v", err)

@@ -49,7 +49,7 @@ func healthOf(h *store.Health) health {
 	}
 	return health{
 		ms(h.FailingSince), ms(h.OpenedAt), ms(h.ProbeAt),
-		int32(min(h.Failures, math.MaxInt32)), int32(min(h.Probes, math.MaxInt32)), int32(h.Warned), //nolint:gosec // bounded
+		int32(min(h.Failures, math.MaxInt32)), int32(min(h.Probes, math.MaxInt32)), int32(h.Warned),
 	}
 }
 
@@ -225,7 +225,7 @@ func (d *Dispatcher) save(ctx context.Context, j *saving) error {
 		}
 		return nil
 	})
-	return err //nolint:wrapcheck // savedOne tells what it was and logs it with its operation
+	return err // savedOne tells what it was and logs it with its operation
 }
 
 // savedOne takes the result of an update; it says whether it has to be tried again. The caller holds mu.

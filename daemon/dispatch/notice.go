@@ -215,7 +215,8 @@ func (d *Dispatcher) nextNotices() []notice {
 // publishOne publishes a notice and takes it out of the store. One about a subscription that is no more is
 // dropped.
 func (d *Dispatcher) publishOne(ctx context.Context, n *notice) error {
-	account, data := "", noticeData{}
+	var account string
+	var data noticeData
 	if n.dead != nil {
 		account, data = n.dead.account, n.dead.data(n.sub)
 	} else {
@@ -224,7 +225,7 @@ func (d *Dispatcher) publishOne(ctx context.Context, n *notice) error {
 			return nil
 		}
 		if err != nil {
-			return err //nolint:wrapcheck // logged with its operation
+			return err // logged with its operation
 		}
 		account, data = sub.AccountID, d.noticeOf(sub, n)
 	}
@@ -234,7 +235,7 @@ func (d *Dispatcher) publishOne(ctx context.Context, n *notice) error {
 		return nil
 	}
 	if err := d.publish(ctx, account, n.kind, n.at, n.id(), text); err != nil {
-		return err //nolint:wrapcheck // logged with its operation
+		return err // logged with its operation
 	}
 	d.metrics.notices[n.kind].Inc()
 	if !n.stored {
@@ -248,7 +249,7 @@ func (d *Dispatcher) publishOne(ctx context.Context, n *notice) error {
 		return nil
 	})
 	if err != nil && !errors.Is(err, errMoved) && !errors.Is(err, store.ErrNotFound) {
-		return err //nolint:wrapcheck // logged with its operation
+		return err // logged with its operation
 	}
 	return nil
 }

@@ -106,7 +106,7 @@ func (d *Dispatcher) unstarve(wake []queue.Lane) []queue.Lane {
 		}
 		d.starved = d.starved[:0]
 	}
-	for k := kindFailed; k < kindGood; k++ {
+	for k := range kindGood {
 		if len(d.queued[k]) > 0 {
 			wake = d.dequeue(k, wake)
 		}

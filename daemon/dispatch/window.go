@@ -48,7 +48,7 @@ func (l *lane) learn(out *queue.Outcome, limit int) {
 	case out.Class == queue.ClassDelivered:
 		if int(l.pace.answers) > l.window { // those that were under way when it shrank have been heard
 			less := min(max(l.window-max(l.window/4, 1), 1), limit)
-			l.pace.answers = int32(less - l.window) //nolint:gosec // a window is no larger than MaxWorkers
+			l.pace.answers = int32(less - l.window) // a window is no larger than MaxWorkers
 			l.window = less
 		}
 	case out.Status == 0, out.Status == http.StatusTooManyRequests, out.Status == http.StatusServiceUnavailable:
