@@ -163,11 +163,18 @@ func (d *Dispatcher) recovered(l *lane, probe bool) {
 	t.health, t.notice, t.probeAt = health{}, "", 0
 	l.warnAt = 0
 	d.setAlarm(l)
-	if t.dirty || t.saving || t.stored != (health{}) {
-		d.unsaved(l)
-		return
+	known := t.stored
+	if t.saving {
+		known = t.saved
 	}
-	l.trouble = nil
+	if t.health != known {
+		d.unsaved(l)
+	} else {
+		t.dirty = false
+	}
+	if t.over() {
+		l.trouble = nil
+	}
 }
 
 // forgetTrouble drops what is known of a lane that is not pushed to any more. The caller holds mu.

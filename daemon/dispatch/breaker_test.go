@@ -327,6 +327,33 @@ func TestBreakerOutlivesRestart(t *testing.T) {
 	})
 }
 
+// While the end of an outage is written down, the successes that follow add nothing to it.
+func TestRecoveryIsWrittenOnce(t *testing.T) {
+	t.Parallel()
+	var f faulty
+	inBubble(t, Options{Sender: sendFunc(f.send), Defaults: Defaults{Schedule: mustSchedule(t, "1m")}}, func(t *testing.T, b *bench) {
+		hold := make(chan struct{})
+		var updates atomic.Int32
+		b.s.onUpdate = func() {
+			if updates.Add(1) > 1 {
+				<-hold
+			}
+		}
+		b.subscribe(nth(1))
+		b.q.add(nth(1), 100)
+		synctest.Wait()
+		f.mended.Store(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		b.q.done(t, 100)
+		close(hold)
+		synctest.Wait()
+		if n := b.updates(); n != 2 || b.sub(nth(1)).Health != (store.Health{}) {
+			t.Errorf("%d updates, and the store has %+v", n, b.sub(nth(1)).Health)
+		}
+	})
+}
+
 // Somebody who makes Health zero and says so closes the breaker; another change leaves it alone.
 func TestResetClosesBreaker(t *testing.T) {
 	t.Parallel()
