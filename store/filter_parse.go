@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -23,6 +24,8 @@ func ParseFilter(text []byte) (*Filter, error) {
 	compact := jsontext.Value(bytes.Clone(text))
 	err := compact.Compact(jsontext.AllowDuplicateNames(true))
 	if err == nil {
+		// An engine compiles all its filters when it starts. Each value but the first stands after one of these.
+		c.data.nodes = make([]node, 0, 1+bytes.Count(compact, []byte(","))+bytes.Count(compact, []byte("{"))+bytes.Count(compact, []byte("[")))
 		err = c.data.read(compact, jsontext.AllowDuplicateNames(true))
 	}
 	if err != nil {
@@ -78,24 +81,37 @@ func (c *compiler) fault(format string, args ...any) {
 func (c *compiler) each(at int, read func(at int, name string)) {
 	nodes := c.data.nodes
 	isObject := nodes[at].kind == jsontext.KindBeginObject
-	seen := make(map[string]bool)
 	for i, position := at+1, 0; i < nodes[at].end; i, position = nodes[i].end, position+1 {
 		name := string(nodes[i].name)
 		if !isObject {
-			name = fmt.Sprint(position)
+			name = strconv.Itoa(position)
 		}
 		c.place = append(c.place, name)
 		switch {
-		case isObject && seen[name]:
+		case isObject && c.repeats(at, i):
 			c.fault("is there twice; each name stands once in an object")
 		case len(c.place) >= MaxFilterDepth && (nodes[i].kind == jsontext.KindBeginObject || nodes[i].kind == jsontext.KindBeginArray):
 			c.fault("is nested deeper than %d levels", MaxFilterDepth)
 		default:
 			read(i, name)
 		}
-		seen[name] = true
 		c.place = c.place[:len(c.place)-1]
 	}
+}
+
+// repeats says whether a member of an object has the name of one before it. It looks at all of them, so it
+// stops looking when the filter is refused anyway, for more than it may have.
+func (c *compiler) repeats(object, member int) bool {
+	if c.conditions > MaxFilterConditions || len(c.faults) == MaxFilterErrors {
+		return false
+	}
+	nodes := c.data.nodes
+	for i := object + 1; i < member; i = nodes[i].end {
+		if bytes.Equal(nodes[i].name, nodes[member].name) {
+			return true
+		}
+	}
+	return false
 }
 
 // filter reads an object of conditions: the whole, or one within $and, $or or $not.
@@ -112,7 +128,8 @@ func (c *compiler) filter(at int) []clause {
 		}
 		return nil
 	}
-	var all []clause
+	operators, names := c.count(at)
+	all := make([]clause, 0, operators+names)
 	c.each(at, func(at int, name string) {
 		switch name {
 		case "$and":

@@ -425,3 +425,13 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkParseFilter(b *testing.B) {
+	text := []byte(`{"customer.country":"NL","currency":{"$in":["EUR","USD"]},"amount":{"$gte":1,"$lt":2e3},"customer.id":"c7"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := store.ParseFilter(text); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
