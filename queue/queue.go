@@ -228,7 +228,8 @@ type Settlement struct {
 	State State
 	// Due is when retrying deliveries are due again.
 	Due time.Time
-	// Dissolve makes retrying deliveries that were tried together come one by one from now on.
+	// Dissolve makes retrying deliveries that were tried together come one by one from now on. It uses up no retry of
+	// their schedule: it was not them that failed, but their number.
 	Dissolve bool
 	// Reason is a short word why deliveries are dead or discarded.
 	Reason string

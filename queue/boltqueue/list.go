@@ -295,14 +295,20 @@ func standing(fates *bolt.Bucket, bits *bitReader, segment uint64, ordinal uint3
 	return f, nil
 }
 
-// describeFate puts together what the file and memory say.
-func (q *Queue) describeFate(seq uint64, l *lane, ev *queue.Event, f fate) *queue.Delivery {
-	d := &queue.Delivery{
-		ID: queue.DeliveryID{Seq: seq, Lane: l.id}, AccountID: ev.AccountID, EventID: ev.ID, EventType: ev.Type,
-		State: queue.StatePending, Attempts: f.attempts, AcceptedAt: ev.AcceptedAt,
-	}
+// stands is how a delivery stands, by what the file and memory say.
+type stands struct {
+	state  queue.State
+	reason string
+	next   time.Time
+}
+
+func (q *Queue) stands(seq uint64, l *lane, f fate) stands {
+	at := stands{state: queue.StatePending}
 	if f.state != 0 {
-		d.State, d.Reason = f.state.state(), f.reason
+		at.state, at.reason = f.state.state(), f.reason
+	}
+	if at.state == queue.StateDelivered || at.state == queue.StateDead {
+		return at
 	}
 	q.mu.Lock()
 	_, leased := q.leases[leaseKey{seq, l.number}]
@@ -310,17 +316,28 @@ func (q *Queue) describeFate(seq uint64, l *lane, ev *queue.Event, f fate) *queu
 	// A retry of before the floor is one made due by hand since, but for the moment in which the others are converted.
 	gone = gone && (l.dropped || f.state == 0 || l.converting)
 	q.mu.Unlock()
-	if d.State == queue.StatePending || d.State == queue.StateRetrying {
-		switch {
-		case leased:
-			d.State = queue.StateDelivering
-		case gone:
-			d.State, d.Reason = queue.StateDiscarded, reason
-		case f.state == fateRetrying:
-			d.NextAttemptAt = timeOf(f.at)
-		}
+	switch {
+	case leased:
+		at.state, at.reason = queue.StateDelivering, "" // also when its lane was given up meanwhile
+	case at.state == queue.StateDiscarded:
+	case gone:
+		at.state, at.reason = queue.StateDiscarded, reason
+	case f.state == fateRetrying:
+		at.next = timeOf(f.at)
 	}
-	return d
+	return at
+}
+
+// describeFate puts together what the file and memory say.
+func (q *Queue) describeFate(seq uint64, l *lane, ev *queue.Event, f fate) *queue.Delivery {
+	return describeAt(seq, l, ev, f, q.stands(seq, l, f))
+}
+
+func describeAt(seq uint64, l *lane, ev *queue.Event, f fate, at stands) *queue.Delivery {
+	return &queue.Delivery{
+		ID: queue.DeliveryID{Seq: seq, Lane: l.id}, AccountID: ev.AccountID, EventID: ev.ID, EventType: ev.Type,
+		State: at.state, Reason: at.reason, Attempts: f.attempts, AcceptedAt: ev.AcceptedAt, NextAttemptAt: at.next,
+	}
 }
 
 // Deliveries implements queue.Queue.
@@ -356,6 +373,9 @@ func (q *Queue) Deliveries(ctx context.Context, f queue.DeliveryFilter) ([]*queu
 		err = x.ofEvent(at)
 	case f.State == queue.StateRetrying || f.State == queue.StateDead:
 		err = x.recorded(ctx, at)
+	case f.State == queue.StateDelivering:
+		err = x.leased(at)
+	case f.State == queue.StateHeld && !x.anyHeld():
 	default:
 		// Events that were kept while younger ones stayed lie between the segments, so both are asked
 		// for a whole page.
@@ -438,12 +458,17 @@ func (x *deliveryList) visit(s *scan, b *block, i int) (more bool, err error) {
 		if l == nil {
 			continue
 		}
+		// Looking at the event is what costs: it is where the disk is read.
+		stands := x.q.stands(seq, l, f)
+		if !x.selects(l, &stands) {
+			continue
+		}
 		if ev == nil {
 			if ev, err = b.event(i); err != nil {
 				return false, err
 			}
 		}
-		if !x.take(x.q.describeFate(seq, l, ev, f)) {
+		if !x.take(describeAt(seq, l, ev, f, stands)) {
 			return false, nil
 		}
 	}
@@ -458,14 +483,17 @@ func (x *deliveryList) since() int64 {
 	return x.f.Since.Add(time.Millisecond - 1).UnixMilli()
 }
 
-// take adds the delivery if the filter selects it; more says whether there is room for another.
+// selects says whether the filter wants a delivery that stands so, and calls it held where that is what it is.
+func (x *deliveryList) selects(l *lane, at *stands) bool {
+	if (at.state == queue.StatePending || at.state == queue.StateRetrying) && x.f.Held != nil && x.f.Held(l.id) {
+		at.state = queue.StateHeld
+	}
+	return (x.f.State == "" || at.state == x.f.State) && (x.f.Reason == "" || at.reason == x.f.Reason)
+}
+
+// take adds a delivery; more says whether there is room for another.
 func (x *deliveryList) take(d *queue.Delivery) (more bool) {
-	if (d.State == queue.StatePending || d.State == queue.StateRetrying) && x.f.Held != nil && x.f.Held(d.ID.Lane) {
-		d.State = queue.StateHeld
-	}
-	if (x.f.State == "" || d.State == x.f.State) && (x.f.Reason == "" || d.Reason == x.f.Reason) {
-		x.list = append(x.list, d)
-	}
+	x.list = append(x.list, d)
 	return len(x.list) < x.f.Limit
 }
 

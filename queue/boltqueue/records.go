@@ -1,6 +1,7 @@
 package boltqueue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -118,6 +119,45 @@ func below(c *bolt.Cursor, key []byte) (k, v []byte) {
 	return c.Prev()
 }
 
+// anyHeld says whether a lane that is asked for is held and has something waiting.
+func (x *deliveryList) anyHeld() bool {
+	var lanes []queue.Lane
+	x.q.mu.Lock()
+	for n, l := range x.q.numbers {
+		if (x.only == 0 || n == x.only) && !l.dropped && l.pending+l.retrying > 0 {
+			lanes = append(lanes, l.id)
+		}
+	}
+	x.q.mu.Unlock()
+	return x.f.Held != nil && slices.ContainsFunc(lanes, x.f.Held)
+}
+
+// leased lists the deliveries under way, which memory knows.
+func (x *deliveryList) leased(at place) error {
+	var keys []leaseKey
+	x.q.mu.Lock()
+	for key := range x.q.leases {
+		if (x.only == 0 || key.lane == x.only) && at.before(key.seq, key.lane) {
+			keys = append(keys, key)
+		}
+	}
+	x.q.mu.Unlock()
+	slices.SortFunc(keys, func(a, b leaseKey) int { return cmp.Or(cmp.Compare(b.seq, a.seq), cmp.Compare(b.lane, a.lane)) })
+	return x.q.view(func(tx *bolt.Tx) error {
+		r := recordReader{x: x, tx: tx, reader: eventReader{tx: tx}}
+		for _, key := range keys {
+			f, _, err := readFate(tx, key) // without one it is the first attempt
+			if err != nil {
+				return err
+			}
+			if more, err := r.take(key.seq, key.lane, f); err != nil || !more {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // recordReader takes deliveries by their records within one read transaction.
 type recordReader struct {
 	x      *deliveryList
@@ -139,6 +179,20 @@ func (r *recordReader) visit(seq uint64, n uint32, v []byte) (more bool, err err
 	if x.f.State == queue.StateDead && f.state != fateDead || x.f.State == queue.StateRetrying && f.state != fateRetrying {
 		return true, nil
 	}
+	return r.take(seq, n, f)
+}
+
+// take adds a delivery if the filter selects it.
+func (r *recordReader) take(seq uint64, n uint32, f fate) (more bool, err error) {
+	x := r.x
+	l := x.q.laneOf(n)
+	if l == nil {
+		return true, nil
+	}
+	stands := x.q.stands(seq, l, f)
+	if !x.selects(l, &stands) {
+		return true, nil
+	}
 	if r.event == nil || r.seq != seq {
 		if r.event, err = lookUp(r.tx, &r.reader, x.q.segmentFirst(seq), seq); err != nil {
 			return false, err
@@ -152,11 +206,10 @@ func (r *recordReader) visit(seq uint64, n uint32, v []byte) (more bool, err err
 	if ev.AcceptedAt.UnixMilli() < x.since() {
 		return false, nil
 	}
-	l := x.q.laneOf(n)
-	if l == nil || x.f.AccountID != "" && ev.AccountID != x.f.AccountID {
+	if x.f.AccountID != "" && ev.AccountID != x.f.AccountID {
 		return true, nil
 	}
-	return x.take(x.q.describeFate(seq, l, ev, f)), nil
+	return x.take(describeAt(seq, l, ev, f, stands)), nil
 }
 
 // orphans lists the deliveries whose segment is gone: those of kept events.

@@ -22,6 +22,8 @@ type settlement struct {
 	reason  string
 	// batch is all deliveries of the push, when they are to be tried again together.
 	batch []uint64
+	// dissolve: they are to be tried one by one, which uses up no retry.
+	dissolve bool
 	// What was written.
 	fate fate
 	// retried: it was a retry, whose record was replaced.
@@ -57,7 +59,7 @@ func (q *Queue) Settle(ss ...queue.Settlement) {
 
 // settlePush appends the settlements of the deliveries of a push that are leased. The lock is held.
 func (q *Queue) settlePush(list []settlement, l *lane, s *queue.Settlement, nowMs int64) []settlement {
-	out := settlement{lane: l, attempt: s.Attempt, state: s.State, reason: s.Reason}
+	out := settlement{lane: l, attempt: s.Attempt, state: s.State, reason: s.Reason, dissolve: s.Dissolve}
 	switch s.State {
 	case queue.StateDelivered, queue.StateDead, queue.StateDiscarded:
 	case queue.StateRetrying:
@@ -145,7 +147,7 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 		f.state, f.reason = fateDiscarded, s.reason
 	default:
 		f.state, f.at = fateRetrying, s.due
-		if s.attempt != nil && s.state == queue.StateRetrying {
+		if s.attempt != nil && s.state == queue.StateRetrying && !s.dissolve {
 			f.retries++
 		}
 		if len(s.batch) > 0 {

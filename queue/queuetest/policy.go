@@ -175,7 +175,7 @@ func batchDissolves(r *rig) {
 	r.settle(s)
 	r.step()
 	got := r.claimWith(10, inBatches(3, 0))
-	if len(got) != 3 || len(got[0].Deliveries) != 1 || got[0].Attempt != 2 {
+	if len(got) != 3 || len(got[0].Deliveries) != 1 || got[0].Attempt != 2 || got[0].Retries != 0 {
 		r.t.Fatalf("dissolved came %+v", got)
 	}
 	for _, c := range got {

@@ -283,7 +283,9 @@ func (w *world) settled(s *queue.Settlement, c queue.Claim, x *item) {
 		}
 	case s.State == queue.StateRetrying:
 		x.state, x.due, x.byHand, x.batch = queue.StateRetrying, s.Due, false, nil
-		x.retries++
+		if !s.Dissolve {
+			x.retries++
+		}
 		if !s.Dissolve && len(c.Deliveries) > 1 {
 			for i := range c.Deliveries {
 				x.batch = append(x.batch, c.Deliveries[i].Seq)
