@@ -28,7 +28,7 @@ type filterIndex struct {
 	dotted, pointers branch
 }
 
-const maxUnindexed = 16
+const maxUnindexed = 8
 
 // branch is a place in the data that filters are anchored at, or that leads to one.
 type branch struct {
