@@ -160,7 +160,9 @@ func (r *run) fill(ctx context.Context, b *Backlog, d *down) error {
 	d.book = newLedger(r.next, 1, time.Now())
 	d.secret.book.Store(d.book)
 	l := r.bulk(backlogType, r.Backlog, d.book)
-	l.resend = r.Kill
+	if r.Kill {
+		l.resend, l.shape.idPrefix = true, r.ownIDs
+	}
 	d.load = l
 	r.progress.follow("filling the backlog", d.book, l, 1)
 

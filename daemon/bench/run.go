@@ -45,8 +45,9 @@ type run struct {
 	progress *progress
 	rs       *receivers
 	server   *server
-	idPrefix string
-	next     int64 // the sequence number of the next event
+	idPrefix string // of the events' ids, if the generator gives them
+	ownIDs   string // the same for a load that is sent again when the daemon is killed; ids cost time, so others do without
+	next     int64  // the sequence number of the next event
 
 	// Of the stretches of a scenario so far:
 	found     Findings
@@ -130,8 +131,9 @@ func (r *run) begin(ctx context.Context, events string) (idle usage, err error) 
 	if idle, err = usageOf("/proc", r.server.child.cmd.Process.Pid); err != nil {
 		return idle, err
 	}
-	if r.IDs || r.Kill {
-		r.idPrefix = "bench-" + strings.ToLower(rand.Text()[:8]) + "-"
+	r.ownIDs = "bench-" + strings.ToLower(rand.Text()[:8]) + "-"
+	if r.IDs {
+		r.idPrefix = r.ownIDs
 	}
 	if r.WarmUp > 0 {
 		err = r.warmUp(ctx)

@@ -111,7 +111,10 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 	book := newLedger(r.next, receivers, time.Now())
 	book.seconds = make([]atomic.Pointer[histogram], min(int(r.stretch()/time.Second)+2, maxSeconds))
 	l := r.newLoad(book)
-	l.shape.kind, l.rate, l.events, l.duration, l.resend = o.kind, o.rate, 0, r.stretch(), o.amid != nil
+	l.shape.kind, l.rate, l.events, l.duration = o.kind, o.rate, 0, r.stretch()
+	if o.amid != nil {
+		l.resend, l.shape.idPrefix = true, r.ownIDs
+	}
 	r.rs.keep(book)
 	var begin int64
 	l.begun = func() { begin = book.now() }
