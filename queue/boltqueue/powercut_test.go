@@ -474,9 +474,12 @@ func TestPowerCutFindsAMissingSync(t *testing.T) {
 		if _, err := rec.image(rnd, false, img); err != nil {
 			t.Fatal(err)
 		}
-		child := exec.Command(os.Args[0], "-test.run=^TestPowerCutFindsAMissingSync$")
+		limit, cancel := context.WithTimeout(t.Context(), 20*time.Second) // it may also make bbolt go round for ever
+		child := exec.CommandContext(limit, os.Args[0], "-test.run=^TestPowerCutFindsAMissingSync$")
 		child.Env = append(os.Environ(), "HERALD_TEST_IMAGE="+img)
-		if out, err := child.CombinedOutput(); err != nil {
+		out, err := child.CombinedOutput()
+		cancel()
+		if err != nil {
 			t.Logf("image %d is bad, as it must be: %.200s", n+1, out)
 			return
 		}
