@@ -513,7 +513,7 @@ func (b *bench) warm(t *testing.T, id queue.Lane) {
 func (b *bench) settle(id queue.Lane, d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.lanes[id].pace = pace{short: float32(d.Seconds()), long: float32(d.Seconds())}
+	b.lanes[id].pace = pace{short: float32(d.Seconds()), long: float32(d.Seconds()), heard: longAnswers}
 }
 
 // log of sends: who was called when.

@@ -12,26 +12,29 @@ import (
 type pace struct {
 	short, long float32
 	answers     int32
+	// heard counts answers up to those that fill the long average, which is the plain mean until then.
+	heard int32
 }
 
 const (
-	// shortShare and longShare are what one answer counts in the averages: some answers, and some hundred.
-	shortShare = 1.0 / 16
-	longShare  = 1.0 / 256
-	// paceSlack is how much slower answers may become, beside doubling, before that says something. The noise
-	// of a busy machine stays below it.
-	paceSlack = 0.020
+	// shortAnswers and longAnswers are how many answers the averages look back on, about.
+	shortAnswers = 16
+	longAnswers  = 512
+	// paceSlack is how many seconds slower answers may become, beside doubling, before that says something.
+	// Less than that is also what a push waits for a processor when the daemon's own machine is busy, and then
+	// a smaller window would only cost throughput.
+	paceSlack = 0.100
 )
 
 // slower takes the time of one more success, and says whether answers have become much slower than they
 // were. A receiver that stays slow is no longer so after some hundred answers.
 func (p *pace) slower(d time.Duration) bool {
 	x := float32(d.Seconds())
-	if p.long == 0 {
-		p.short, p.long = x, max(x, 1e-9)
+	if p.heard < longAnswers {
+		p.heard++
 	}
-	p.short += (x - p.short) * shortShare
-	p.long += (x - p.long) * longShare
+	p.short += (x - p.short) / float32(min(p.heard, shortAnswers))
+	p.long += (x - p.long) / float32(p.heard)
 	p.answers++
 	return p.short > 2*p.long+paceSlack
 }
