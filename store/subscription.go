@@ -46,6 +46,11 @@ type Subscription struct {
 	// DataCallbackURL is where pushes go: absolute, http or https, no user info, no fragment. It may
 	// itself be a secret (an unlisted URL), so it is never logged in full.
 	DataCallbackURL string
+	// ValidationCallbackURL is where the validation record goes, of the same form and as secret; "" when the
+	// subscription names none.
+	ValidationCallbackURL string
+	// Validation is how the handshake stands.
+	Validation Validation
 	// ExportFormat is the media type of a push.
 	ExportFormat string
 	// NumberOfRecords is the most records in one push, from 1.
@@ -65,6 +70,8 @@ type Subscription struct {
 	Method string
 	// Authentication is what a push proves itself with, beside the signature.
 	Authentication Authentication
+	// ClientCertificate is what the TLS handshake of a push presents.
+	ClientCertificate ClientCertificate
 	// SigningSecrets are the Standard Webhooks secrets in force, the newest first: each signs every
 	// push until it expires. Empty when the owner removed signing.
 	SigningSecrets []SigningSecret
@@ -110,9 +117,36 @@ func (s *Subscription) Clone() *Subscription {
 	c.Events = append([]string(nil), s.Events...)
 	c.SigningSecrets = make([]SigningSecret, len(s.SigningSecrets))
 	for i, x := range s.SigningSecrets {
-		c.SigningSecrets[i] = SigningSecret{Key: append([]byte(nil), x.Key...), ExpiresAt: x.ExpiresAt}
+		c.SigningSecrets[i] = SigningSecret{Key: append([]byte(nil), x.Key...), Ed25519: x.Ed25519, ExpiresAt: x.ExpiresAt}
 	}
+	c.Validation.Secret = append([]byte(nil), s.Validation.Secret...)
+	c.ClientCertificate.Key = append([]byte(nil), s.ClientCertificate.Key...)
 	return &c
+}
+
+// Validation is how the handshake of a subscription stands, in which its receiver shows that it wants the pushes.
+type Validation struct {
+	// Secret makes the signatures of validation records: 32 random bytes, made with the first.
+	Secret []byte
+	// Confirmed is what was confirmed, as scheme://host:port of the URLs that took part, joined by spaces; "" for nothing.
+	Confirmed string
+	// ExpiresAt is until when the record under way can be confirmed, and is tried to be handed over; zero when none is.
+	ExpiresAt time.Time
+	// Attempts is how often it was tried, NextAt when it is tried again; zero when it arrived or is given up.
+	Attempts int
+	NextAt   time.Time
+	// LastError says why the last attempt failed, for the owner of the receiver; "" when it did not.
+	LastError string
+}
+
+// ClientCertificate is what the TLS handshake of a push presents; the zero value is nothing.
+type ClientCertificate struct {
+	// Identity: the chain of Herald itself, that of /certificates/default.
+	Identity bool
+	// Chain is the subscription's own, as PEM, its certificate first, and Key its private key, as PKCS #8 in DER, which is a
+	// secret. Both or neither are set, and not with Identity.
+	Chain string
+	Key   []byte
 }
 
 // PayloadForm is the form of a record in a push.
@@ -124,6 +158,8 @@ const (
 	PayloadEnvelope PayloadForm = "envelope"
 	// PayloadData: the bare data, byte for byte as it was published.
 	PayloadData PayloadForm = "data"
+	// PayloadCloudEvents: CloudEvents 1.0, structured; a batch of them where a push may have several records.
+	PayloadCloudEvents PayloadForm = "cloudevents"
 )
 
 // AuthType is a way of authenticating a push.
@@ -136,6 +172,8 @@ const (
 	AuthBasic  AuthType = "basic"
 	AuthHeader AuthType = "header"
 	AuthQuery  AuthType = "query"
+	// AuthOAuth2: a bearer token that the client credentials grant gives (RFC 6749, section 4.4).
+	AuthOAuth2 AuthType = "oauth2"
 )
 
 // Authentication holds the credentials of a push. Secret parts are encrypted at rest and never
@@ -148,11 +186,17 @@ type Authentication struct {
 	Username, Password string
 	// Name (not secret) and Value (secret) of AuthHeader and AuthQuery.
 	Name, Value string
+	// TokenURL, ClientID and Scopes (joined by single spaces), none of them secret, and ClientSecret of AuthOAuth2.
+	TokenURL, ClientID, Scopes string
+	ClientSecret               string
 }
 
-// SigningSecret is one Standard Webhooks symmetric secret: 24 to 64 bytes.
+// SigningSecret is one Standard Webhooks secret: a symmetric one (v1) of 24 to 64 bytes, or the seed of an Ed25519 key pair (v1a) of
+// 32 bytes.
 type SigningSecret struct {
 	Key []byte
+	// Ed25519: the signature is an asymmetric one.
+	Ed25519 bool
 	// ExpiresAt is when an old secret stops signing; zero for the current one.
 	ExpiresAt time.Time
 }

@@ -199,7 +199,18 @@ func appendPolicy(b []byte, s *store.Subscription) []byte {
 	b = appendTime(b, h.ProbeAt)
 	b = binary.AppendVarint(b, int64(h.Warned))
 	b = appendText(b, h.Notice)
-	return appendTime(b, h.NoticeAt)
+	b = appendTime(b, h.NoticeAt)
+	v := &s.Validation
+	b = appendText(b, v.Confirmed)
+	b = appendTime(b, v.ExpiresAt)
+	b = binary.AppendVarint(b, int64(v.Attempts))
+	b = appendTime(b, v.NextAt)
+	b = appendText(b, v.LastError)
+	b = appendText(b, s.Authentication.TokenURL)
+	b = appendText(b, s.Authentication.ClientID)
+	b = appendText(b, s.Authentication.Scopes)
+	b = appendBool(b, s.ClientCertificate.Identity)
+	return appendText(b, s.ClientCertificate.Chain)
 }
 
 // float reads a number that is neither negative nor infinite.
@@ -244,6 +255,17 @@ func (r *reader) policy(s *store.Subscription) {
 	h.Warned = int(r.int())
 	h.Notice = r.text()
 	h.NoticeAt = r.time()
+	v := &s.Validation
+	v.Confirmed = r.text()
+	v.ExpiresAt = r.time()
+	v.Attempts = int(r.int())
+	v.NextAt = r.time()
+	v.LastError = r.text()
+	s.Authentication.TokenURL = r.text()
+	s.Authentication.ClientID = r.text()
+	s.Authentication.Scopes = r.text()
+	s.ClientCertificate.Identity = r.bool()
+	s.ClientCertificate.Chain = r.text()
 }
 
 func secretPart(s *store.Subscription) []byte {
@@ -256,6 +278,14 @@ func secretPart(s *store.Subscription) []byte {
 	for _, x := range s.SigningSecrets {
 		b = appendBytes(b, x.Key)
 		b = appendTime(b, x.ExpiresAt)
+	}
+	// From here on by version 2.
+	b = appendText(b, s.ValidationCallbackURL)
+	b = appendBytes(b, s.Validation.Secret)
+	b = appendText(b, s.Authentication.ClientSecret)
+	b = appendBytes(b, s.ClientCertificate.Key)
+	for _, x := range s.SigningSecrets {
+		b = appendBool(b, x.Ed25519)
 	}
 	return b
 }
@@ -339,7 +369,7 @@ func decodeSubscription(sl *sealer, key, value []byte) (*store.Subscription, err
 	}
 	text, err := sl.open(subscriptionPlace(key, p.clear), p.sealed)
 	if err == nil {
-		err = decodeSecrets(s, text)
+		err = decodeSecrets(s, text, p.version)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read subscription %s: %w", s.ID, err)
@@ -347,7 +377,7 @@ func decodeSubscription(sl *sealer, key, value []byte) (*store.Subscription, err
 	return s, nil
 }
 
-func decodeSecrets(s *store.Subscription, text []byte) error {
+func decodeSecrets(s *store.Subscription, text []byte, version byte) error {
 	r := reader{b: text}
 	s.DataCallbackURL = r.text()
 	s.Authentication.Token = r.text()
@@ -357,6 +387,15 @@ func decodeSecrets(s *store.Subscription, text []byte) error {
 		s.SigningSecrets = make([]store.SigningSecret, n)
 		for i := range s.SigningSecrets {
 			s.SigningSecrets[i] = store.SigningSecret{Key: r.bytes(), ExpiresAt: r.time()}
+		}
+	}
+	if version > 1 {
+		s.ValidationCallbackURL = r.text()
+		s.Validation.Secret = r.bytes()
+		s.Authentication.ClientSecret = r.text()
+		s.ClientCertificate.Key = r.bytes()
+		for i := range s.SigningSecrets {
+			s.SigningSecrets[i].Ed25519 = r.bool()
 		}
 	}
 	return r.end()

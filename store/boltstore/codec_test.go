@@ -33,9 +33,15 @@ func fullSubscription() *store.Subscription {
 		MaxWait: time.Second, Resource: "project/*", Events: []string{"task.*", "*.create"}, Payload: store.PayloadData, Method: "PUT",
 		Authentication: store.Authentication{
 			Type: store.AuthHeader, Token: "secret-token", Username: "user", Password: "secret-password", Name: "X-Key", Value: "secret-value",
+			TokenURL: "https://tokens.example/token", ClientID: "client", Scopes: "push read", ClientSecret: "secret-client",
 		},
+		ValidationCallbackURL: "https://receiver.example/validate", Validation: store.Validation{
+			Secret: []byte("secret-validation"), Confirmed: "https://confirmed.example:443", ExpiresAt: at.Add(time.Hour), Attempts: 3,
+			NextAt: at.Add(time.Minute), LastError: "the receiver answered 500",
+		},
+		ClientCertificate: store.ClientCertificate{Identity: true, Chain: "-----BEGIN CERTIFICATE-----", Key: []byte("secret-key")},
 		SigningSecrets: []store.SigningSecret{
-			{Key: []byte("secret-signing-key-the-new-one")}, {Key: []byte("secret-signing-key-the-old-one"), ExpiresAt: at},
+			{Key: []byte("secret-signing-key-the-new-one"), Ed25519: true}, {Key: []byte("secret-signing-key-the-old-one"), ExpiresAt: at},
 		},
 		Delivery: store.DeliveryPolicy{
 			Timeout: time.Minute, RetrySchedule: "day", MaxConcurrency: 4, RateLimit: 2.5, RateBurst: 9,
@@ -97,7 +103,8 @@ func TestSubscriptionCodecKeepsEveryMember(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.DataCallbackURL, want.Authentication.Token, want.Authentication.Password, want.Authentication.Value = "", "", "", ""
-	want.SigningSecrets = nil
+	want.SigningSecrets, want.ValidationCallbackURL, want.Validation.Secret = nil, "", nil
+	want.Authentication.ClientSecret, want.ClientCertificate.Key = "", nil
 	if !sameSubscription(clear, want) {
 		t.Errorf("the clear part: got  %+v\nwant %+v", clear, want)
 	}
@@ -117,6 +124,10 @@ func TestSubscriptionOfVersionOne(t *testing.T) {
 	}
 	sl, want := testSealer(t, 1), fullSubscription()
 	want.Filter, want.Discarding, want.Health = nil, false, store.Health{}
+	want.ValidationCallbackURL, want.Validation, want.ClientCertificate = "", store.Validation{}, store.ClientCertificate{}
+	a := &want.Authentication
+	a.TokenURL, a.ClientID, a.Scopes, a.ClientSecret = "", "", "", ""
+	want.SigningSecrets[0].Ed25519 = false
 	want.Delivery = store.DeliveryPolicy{Timeout: time.Minute, RetrySchedule: "day", MaxConcurrency: 4}
 	got, err := decodeSubscription(sl, want.ID[:], value)
 	if err != nil {
@@ -361,7 +372,7 @@ func FuzzSubscriptionSecrets(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		again(t, b, func(b []byte) (*store.Subscription, error) {
 			s := &store.Subscription{}
-			return s, decodeSecrets(s, b)
+			return s, decodeSecrets(s, b, subscriptionVersion)
 		}, secretPart)
 	})
 }

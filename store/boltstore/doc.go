@@ -49,8 +49,11 @@
 // for none), the rate limit (8 bytes, IEEE 754, big-endian), the burst, ordering, ordering key, whether
 // disabling is set, after which duration (ns) and how many failures, what becomes of deliveries when disabled,
 // whether they are being discarded, and the health: failing since, failures, breaker opened, probes, next
-// probe, warned of, notice, its time. The sealed part: callback URL, and of the authentication token, password
-// and value, then the signing secrets, each key and expiry.
+// probe, warned of, notice, its time; of the validation what is confirmed, its expiry, attempts, next attempt and last
+// error; of the authentication token URL, client id and scopes; of the client certificate whether it is Herald's, and the
+// chain. The sealed part: callback URL, and of the authentication token, password and value, then the signing secrets, each key
+// and expiry; and from version 2 on validation URL, validation secret, client secret, key of the client
+// certificate, and of each signing secret whether it is an asymmetric one.
 //
 // # The secrets
 //
