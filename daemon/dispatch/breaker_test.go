@@ -380,41 +380,45 @@ func TestResetClosesBreaker(t *testing.T) {
 	})
 }
 
-// A reset beats an update of the keeper that is under way, whichever comes first to the store.
+// A reset beats an update of the keeper that is under way: when it comes to the store first, after it, and when
+// it comes after it but before the keeper knows.
 func TestResetWhileKeeping(t *testing.T) {
 	t.Parallel()
-	for _, first := range []string{"reset", "keeper"} {
+	for _, first := range []string{"reset", "keeper", "store"} {
 		var f faulty
 		inBubble(t, Options{Sender: sendFunc(f.send), Defaults: Defaults{Schedule: mustSchedule(t, "1h")}}, func(t *testing.T, b *bench) {
 			b.subscribe(nth(1))
 			hold := make(chan struct{})
 			var updates atomic.Int32
-			b.s.onUpdate = func() {
-				if updates.Add(1) == 2 { // the warning's, after the opening's
+			pause := func() {
+				if updates.Add(1) == 2 { // that of the failed probe, after that of the opening
 					<-hold
 				}
 			}
-			b.q.add(nth(1), 50)
-			synctest.Wait()
+			if first == "store" {
+				b.s.onUpdated = pause
+			} else {
+				b.s.onUpdate = pause
+			}
+			b.q.add(nth(1), breakerAfter)
 			time.Sleep(time.Hour) // a probe fails, and the keeper is held up with it
 			synctest.Wait()
-			reset := func(s *store.Subscription) { s.Health, s.StateSince = store.Health{}, time.Now() }
-			f.mended.Store(true)
-			if first == "reset" {
-				b.change(nth(1), reset)
-				synctest.Wait()
-				close(hold)
-			} else {
+			if first == "keeper" {
 				close(hold)
 				synctest.Wait()
-				b.change(nth(1), reset)
 			}
+			// The others fail as well then: one too few to open the breaker.
+			b.change(nth(1), func(s *store.Subscription) { s.Health = store.Health{} })
 			synctest.Wait()
-			b.q.done(t, 50)
+			if first != "keeper" {
+				close(hold)
+				synctest.Wait()
+			}
+			b.q.done(t, breakerAfter)
 			if h := b.sub(nth(1)).Health; h != (store.Health{}) {
 				t.Errorf("%s first: the store has %+v", first, h)
 			}
-			if s := b.Status(nth(1)); s.Breaker != BreakerClosed {
+			if s := b.Status(nth(1)); s.Breaker != BreakerClosed || s.Failures != breakerAfter-1 {
 				t.Errorf("%s first: %+v", first, s)
 			}
 		})

@@ -157,3 +157,19 @@ func TestWaitingBatchKeepsNoWorkers(t *testing.T) {
 		b.q.done(t, 30)
 	})
 }
+
+// Lanes that wait for their kind's share come all when nothing of it is in use, also when those before them
+// have nothing to do any more.
+func TestNoLaneIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	d := newBench(t, Options{Sender: sendFunc(delivered), Workers: 8}).Dispatcher
+	p := d.policyOf(&store.Subscription{State: store.StateActive}, d.defaults.Load())
+	for i := range 20 {
+		l := &lane{id: wide(i), window: 1, policy: p, refused: true, held: i < 19}
+		d.enqueue(l)
+	}
+	d.unstarve(nil)
+	if len(d.toWake) != 1 || d.toWake[0] != wide(19) {
+		t.Errorf("%d lanes come", len(d.toWake))
+	}
+}

@@ -276,8 +276,8 @@ type fakeStore struct {
 	updateErr error
 	reads     int
 	updates   int
-	// onUpdate is called before an update, without the lock.
-	onUpdate func()
+	// onUpdate is called before an update, onUpdated after one, without the lock.
+	onUpdate, onUpdated func()
 	// afterRead is called with what a read found, before it returns.
 	afterRead func(*store.Subscription)
 }
@@ -320,6 +320,11 @@ func (s *fakeStore) UpdateSubscription(_ context.Context, id store.SubscriptionI
 	}
 	s.subs[id] = c
 	s.updates++
+	if hook := s.onUpdated; hook != nil {
+		s.mu.Unlock()
+		hook()
+		s.mu.Lock()
+	}
 	return c, nil
 }
 
