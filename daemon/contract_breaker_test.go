@@ -108,8 +108,20 @@ func TestContract_Breaker_OneProbeAtATime(t *testing.T) {
 		t.Errorf("the healthy receiver waited %v", took)
 	}
 
-	// The first success lets all flow.
-	sick.status(http.StatusOK)
+	// The first success lets the rest flow, a little more at a time.
+	before, ramp := len(sick.got()), sick.hold(http.StatusOK)
+	ramp.taken(t, 1)
+	if n := len(sick.got()); n != before+1 {
+		t.Errorf("%d probes went out at once", n-before)
+	}
+	ramp.open()
+	rest := sick.hold(http.StatusOK)
+	rest.taken(t, 1)
+	<-time.After(200 * time.Millisecond) // for more than the ramp allows
+	if n := len(sick.got()) - before; n > 5 {
+		t.Errorf("after one success %d more went out at once", n-1)
+	}
+	rest.open()
 	all := append(slices.Clone(first), more...)
 	for _, e := range all {
 		h.delivery(e, id, "delivered")
@@ -269,4 +281,37 @@ func TestContract_Breaker_OnlyARunOfFailuresOpens(t *testing.T) {
 	if b := h.breaker(id); b["state"] != "closed" {
 		t.Errorf("after four failures in a row the breaker is %v", b)
 	}
+}
+
+// The metric counts the breakers of those that are pushed to, and no others.
+func TestContract_Breaker_MetricFollows(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r := receive(t)
+	r.status(http.StatusInternalServerError)
+	var subs []string
+	for range 4 {
+		subs = append(subs, h.subscribe(r.URL, fields{"delivery": patiently()}))
+	}
+	h.publishAll(7, nil)
+	for _, id := range subs {
+		h.opened(id)
+	}
+	is := func(n float64, after string) {
+		t.Helper()
+		h.eventually(fmt.Sprintf("%v breakers are open after %s", n, after), func() bool { return h.breakers() == n })
+	}
+	is(4, "the failures")
+	h.admin().do("POST", "/subscriptions/"+subs[0]+"/pause", nil).is(200)
+	is(3, "a pause")
+	h.admin().do("DELETE", "/subscriptions/"+subs[1], nil).is(204)
+	is(2, "a deletion")
+	r.status(http.StatusGone)
+	h.again(h.admin().do("GET", "/deliveries?limit=1&subscription="+subs[2], nil).is(200).list()[0]["id"].(string))
+	h.disabled(subs[2], "gone")
+	is(1, "a 410")
+	h = h.restart(steady)
+	is(1, "a restart")
+	h.enable(subs[3])
+	is(0, "enabling the last")
 }

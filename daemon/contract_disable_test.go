@@ -275,3 +275,78 @@ func TestContract_PauseHoldsAlsoWithDiscard(t *testing.T) {
 		t.Errorf("after the pause came %v, want %v", got, events)
 	}
 }
+
+// A batch that failed is the same one when the subscription comes back.
+func TestContract_P7_BatchIsTheSameAfterEnable(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r := receive(t)
+	r.status(http.StatusGone)
+	id := h.subscribe(r.URL, fields{"numberOfRecords": 3, "maxWaitSeconds": 0.1, "delivery": fields{"ordering": "strict"}})
+	events := h.publishAll(3, nil)
+	h.disabled(id, "gone")
+	h.allHeld(id, 3)
+	events = append(events, h.publish("task.create", "", fields{}))
+	h = h.restart(steady)
+	h.allHeld(id, 4)
+	r.status(http.StatusOK)
+	h.enable(id)
+	got := r.wait(3)
+	if got[0].id() != got[1].id() || string(got[0].body) != string(got[1].body) || got[1].header.Get("Herald-Attempt") != "2" {
+		t.Errorf("the batch %q %s came again as %q %s", got[0].id(), got[0].body, got[1].id(), got[1].body)
+	}
+	if got := allCarried(t, got[1:]); !slices.Equal(got, events) {
+		t.Errorf("after enabling came %v, want %v", got, events)
+	}
+}
+
+// However soon it is enabled, of what was discarded nothing flows.
+func TestContract_P5_EnabledAtOnce(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	for range 4 {
+		r := receive(t)
+		r.status(http.StatusGone)
+		id := h.subscribe(r.URL, fields{"events": []string{"task.*"}, "delivery": fields{"onDisabled": "discard"}})
+		h.publishAll(200, nil)
+		h.disabled(id, "gone")
+		n := len(r.got())
+		r.status(http.StatusOK)
+		h.enable(id)
+		after := h.publish("task.create", "", fields{})
+		h.delivery(after, id, "delivered")
+		h.eventually("nothing waits", func() bool { return counts(h.status(id)) == "dead 0 delivering 0 held 0 pending 0 retrying 0" })
+		if got := ids(t, r.got()[n:]); !slices.Equal(got, []string{after}) {
+			t.Errorf("of what was discarded came %d", len(got)-1)
+		}
+		h.admin().do("DELETE", "/subscriptions/"+id, nil).is(204)
+	}
+}
+
+// What a subscription does not say of its policy is as configured, and a change of the configuration is one for it.
+func TestContract_PolicyDefaultsAreConfigured(t *testing.T) {
+	t.Parallel()
+	h := start(t, "delivery: {jitter: 0, retry_schedule: [1h], disable_after: {failures: 2}, on_disabled: discard, ordering: strict, rate_limit: 100}")
+	sick, well, own := receive(t), receive(t), receive(t)
+	sick.status(http.StatusInternalServerError)
+	own.status(http.StatusInternalServerError)
+	f := well.failing(0, nil)
+	id := h.subscribe(sick.URL, fields{"delivery": fields{"ordering": "none"}})
+	h.subscribe(well.URL, nil)
+	other := h.subscribe(own.URL, fields{"delivery": fields{"ordering": "none", "onDisabled": "hold", "disableAfter": fields{"failures": 1}}})
+	began := time.Now()
+	events := h.publishAll(5, nil)
+	h.disabled(id, "failures")
+	h.disabled(other, "failures")
+	h.allHeld(other, 5)
+	for _, e := range events {
+		h.delivery(e, id, "discarded")
+	}
+	if got := numbers(t, well.wait(5)); !slices.Equal(got, []int{0, 1, 2, 3, 4}) || f.atMost() != 1 {
+		t.Errorf("in strict order came %v, %d at once", got, f.atMost())
+	}
+	paced(t, "at 100 a second", began, times(well.got(), func(push) int { return 1 }), 100, 100)
+	if a, b := len(sick.got()), len(own.got()); a != 2 || b != 1 {
+		t.Errorf("disabled after %d and %d failures, want 2 and 1", a, b)
+	}
+}

@@ -257,3 +257,27 @@ func TestContract_Notices_AreHeraldsOwn(t *testing.T) {
 		t.Errorf("nobody asked, and kept is %v", l)
 	}
 }
+
+// They are chosen and shaped like other events: by type, by filter, as bare data.
+func TestContract_Notices_ByFilter(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	ops, sick := receive(t), receive(t)
+	sick.status(http.StatusGone)
+	h.subscribe(ops.URL, fields{"events": []string{"herald.*"}, "filter": fields{"reason": "gone"}, "payload": "data", "method": "PUT"})
+	id := h.subscribe(sick.URL, fields{"events": []string{"task.*"}})
+	h.publish("task.create", "", fields{})
+	h.disabled(id, "gone")
+	sick.status(http.StatusOK)
+	h.enable(id)
+	p := ops.wait(1)[0]
+	u, err := url.Parse(sick.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tells(t, "the bare notice", p.object(t), fields{"subscriptionId": id, "state": "disabled", "reason": "gone", "dataCallbackHost": u.Host})
+	h.sentinel()
+	if n := len(ops.got()); n != 1 || p.method != "PUT" {
+		t.Errorf("%d notices came, by %s", n, p.method)
+	}
+}

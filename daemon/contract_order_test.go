@@ -246,3 +246,77 @@ func TestContract_Order_KeysOverRestart(t *testing.T) {
 		t.Errorf("after the batch came %v, want %v", got, later)
 	}
 }
+
+// A batch that is taken apart keeps the order.
+func TestContract_Order_DissolvedBatchKeepsIt(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	for _, order := range []string{"strict", "key"} { // of one key
+		r := receive(t)
+		r.respond(func(_ int, p push, w http.ResponseWriter) {
+			if len(p.records(t)) > 1 {
+				w.WriteHeader(http.StatusRequestEntityTooLarge)
+			}
+		})
+		id := h.subscribe(r.URL, fields{"events": []string{"task.*"}, "numberOfRecords": 4, "maxWaitSeconds": 0.1, "delivery": fields{"ordering": order}})
+		events := h.publishAll(6, nil)
+		for _, e := range events {
+			h.delivery(e, id, "delivered")
+		}
+		var taken []string
+		for _, p := range r.got() {
+			if c := carried(t, p); len(c) == 1 {
+				taken = append(taken, c[0])
+			}
+		}
+		if !slices.Equal(taken, events) {
+			t.Errorf("%s: one by one came %v, want %v", order, taken, events)
+		}
+		h.admin().do("DELETE", "/subscriptions/"+id, nil).is(204)
+	}
+}
+
+// A change of the order holds for what waits already.
+func TestContract_Order_ChosenLater(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r := receive(t)
+	g := r.hold(http.StatusOK)
+	id := h.subscribe(r.URL, nil)
+	const events = 20
+	h.publishAll(events, nil)
+	g.taken(t, 1)
+	h.admin().do("PATCH", "/subscriptions/"+id, fields{"delivery": fields{"ordering": "strict"}}).is(200)
+	f := r.failing(0, nil)
+	under := len(r.got())
+	g.open()
+	if got := numbers(t, r.wait(events))[under:]; !slices.IsSorted(got) || len(got) != events-under {
+		t.Errorf("after the change came %v", got)
+	}
+	if n := f.atMost(); n != 1 {
+		t.Errorf("after the change %d were under way at once", n)
+	}
+}
+
+// Keys are told apart as values: numbers by what they are worth, and not by how they or a text are spelled.
+func TestContract_Order_KeysAreValues(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r := receive(t)
+	r.failing(1, numbered(t, 0))
+	h.subscribe(r.URL, fields{"delivery": fields{"ordering": "key", "orderingKey": "k", "retrySchedule": []string{"1s"}}})
+	for i, k := range []string{`1`, `1.0`, `"1"`, `"\u0031"`, `1e0`, `true`, `null`, `{"a":1}`, `[1]`, `10`} {
+		h.admin().do("POST", "/events", fmt.Sprintf(`{"type":"task.create","data":{"n":%d,"k":%s}}`, i, k)).is(202)
+	}
+	got := numbers(t, r.wait(11))
+	at := slices.Index(got[1:], 0) + 1
+	// The key that waits is the number one.
+	if of := slices.DeleteFunc(slices.Clone(got), func(n int) bool { return n != 0 && n != 1 && n != 4 }); !slices.Equal(of, []int{0, 0, 1, 4}) {
+		t.Errorf("of the key 1 came %v", of)
+	}
+	for _, n := range []int{2, 3, 5, 6, 9} {
+		if slices.Index(got, n) > at {
+			t.Errorf("there came %v: %d has waited for the key of 0", got, n)
+		}
+	}
+}
