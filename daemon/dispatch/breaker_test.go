@@ -425,6 +425,34 @@ func TestResetWhileKeeping(t *testing.T) {
 	}
 }
 
+// The same for the update that tells the store of the opening: until the keeper knows that it was made, a reset
+// after it looks like the time before it.
+func TestResetWhileOpening(t *testing.T) {
+	t.Parallel()
+	inBubble(t, Options{Sender: sendFunc(failed), Defaults: Defaults{Schedule: mustSchedule(t, "1h")}}, func(t *testing.T, b *bench) {
+		b.subscribe(nth(1))
+		hold := make(chan struct{})
+		var once atomic.Bool
+		b.s.onUpdated = func() {
+			if !once.Swap(true) {
+				<-hold
+			}
+		}
+		b.q.add(nth(1), breakerAfter)
+		synctest.Wait()
+		b.change(nth(1), func(s *store.Subscription) { s.Health = store.Health{} })
+		synctest.Wait()
+		close(hold)
+		synctest.Wait()
+		if s := b.Status(nth(1)); s.Breaker != BreakerClosed || s.Failures != 0 {
+			t.Errorf("status %+v", s)
+		}
+		if h := b.sub(nth(1)).Health; h != (store.Health{}) {
+			t.Errorf("the store has %+v", h)
+		}
+	})
+}
+
 // A change in the middle of a probe: what the probe comes to says nothing about what is there now, and there
 // is still one probe at a time.
 func TestChangedDuringProbe(t *testing.T) {
