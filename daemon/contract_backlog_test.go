@@ -1,7 +1,10 @@
 package daemon_test
 
 import (
+	"fmt"
+	"net/http"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 )
@@ -66,6 +69,94 @@ func TestContract_Backlog_HeldThenDrainedOnce(t *testing.T) {
 	for _, p := range r.got() {
 		if n := len(p.records(t)); n > 50 {
 			t.Errorf("a push carries %d records", n)
+		}
+	}
+}
+
+// Whatever policies stand side by side, and whatever is changed while they work: nothing is lost, nothing comes twice when
+// it was taken, and each order is kept.
+func TestContract_Backlog_PoliciesSideBySide(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	type lane struct {
+		order string
+		r     *receiver
+		id    string
+		mu    sync.Mutex
+		taken []string
+	}
+	var lanes []*lane
+	for i, order := range []string{"none", "key", "strict"} {
+		for j, records := range []int{1, 4, 50} {
+			l := &lane{order: order, r: receive(t)}
+			failures := []int{http.StatusInternalServerError, http.StatusRequestEntityTooLarge}
+			l.r.respond(func(n int, p push, w http.ResponseWriter) {
+				o := p.object(t)
+				events := []string{fmt.Sprint(o["id"])}
+				if o["records"] != nil {
+					events = carried(t, p)
+				}
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				if len(failures) > 0 && n%3 == 2 { // of all orders: not the first push, and now and then
+					w.WriteHeader(failures[0])
+					failures = failures[1:]
+					return
+				}
+				l.taken = append(l.taken, events...)
+			})
+			policy := fields{"ordering": order, "retrySchedule": []string{"1s", "1s", "1s", "1s"}, "disableAfter": fields{}}
+			if (i+j)%2 == 1 {
+				policy["rateLimit"] = 300
+			}
+			l.id = h.subscribe(l.r.URL, fields{"numberOfRecords": records, "maxWaitSeconds": 0.05, "delivery": policy})
+			lanes = append(lanes, l)
+		}
+	}
+	const rounds, each, keys = 3, 30, 7
+	place := map[string]int{}
+	for round := range rounds {
+		for i, e := range h.publishAll(each, func(i int, e fields) { e["resource"] = fmt.Sprint("key/", (round*each+i)%keys) }) {
+			place[e] = round*each + i
+		}
+		lanes[0].r.wait(1)
+		for i, l := range lanes { // each round another third of them
+			path := "/subscriptions/" + l.id
+			switch (i + round) % rounds {
+			case 0:
+				h.admin().do("POST", path+"/pause", nil).is(200)
+			case 1:
+				h.admin().do("PATCH", path, fields{"numberOfRecords": 3 + round, "delivery": fields{"maxConcurrency": 2 + round}}).is(200)
+				h.admin().do("POST", path+"/enable", nil).is(200)
+			}
+		}
+		if round < rounds-1 {
+			h = h.restart(steady)
+		}
+	}
+	for _, l := range lanes {
+		if h.read(l.id)["state"] == "paused" {
+			h.enable(l.id)
+		}
+	}
+	for i, l := range lanes {
+		h.eventually("nothing waits", func() bool { return counts(h.status(l.id)) == "dead 0 delivering 0 held 0 pending 0 retrying 0" })
+		l.mu.Lock()
+		taken := slices.Clone(l.taken)
+		l.mu.Unlock()
+		if len(taken) != rounds*each || len(slices.Compact(slices.Sorted(slices.Values(taken)))) != rounds*each {
+			t.Errorf("lane %d, %s: %d events came, want each of %d once", i, l.order, len(taken), rounds*each)
+		}
+		last := map[int]int{}
+		for _, e := range taken {
+			key := place[e] % keys
+			if l.order == "strict" {
+				key = 0
+			}
+			if at, known := last[key]; known && at > place[e] && l.order != "none" {
+				t.Errorf("lane %d, %s: event %d came after event %d", i, l.order, place[e], at)
+			}
+			last[key] = place[e]
 		}
 	}
 }

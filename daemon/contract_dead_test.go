@@ -44,8 +44,8 @@ func (h *herald) retryDead(id, query string, body any) int {
 	return int(n)
 }
 
-func TestContract_Dead_RetriedOneByOne(t *testing.T) {
-	t.Parallel()
+func deadOneByOne(t *testing.T) {
+	t.Helper()
 	h := start(t, steady)
 	r := receive(t)
 	r.status(http.StatusInternalServerError)
@@ -147,8 +147,8 @@ func TestContract_Dead_RetriedByChoice(t *testing.T) {
 	}
 }
 
-func TestContract_Dead_RetriedAtARate(t *testing.T) {
-	t.Parallel()
+func deadAtARate(t *testing.T) {
+	t.Helper()
 	h := start(t, steady)
 	r := receive(t)
 	r.status(http.StatusInternalServerError)
@@ -171,16 +171,20 @@ func TestContract_Dead_RetriedAtARate(t *testing.T) {
 	}
 }
 
-// What dies of age can be tried again as long as it is kept.
-func TestContract_Dead_ByAge(t *testing.T) {
+// What dies of age can be tried again as long as it is kept. As ageing takes its time, the others are done meanwhile.
+func TestContract_Dead_ByAgeAndByHand(t *testing.T) {
 	t.Parallel()
-	settings := []string{steady, "retention: {events: 1s, dead: 1h}"}
-	h := start(t, settings...)
+	h := start(t, steady, "retention: {events: 1s, dead: 1h}")
 	r := receive(t)
 	r.status(http.StatusInternalServerError)
 	id := h.subscribe(r.URL, fields{"delivery": patiently()})
 	event := h.publish("task.create", "", fields{})
 	h.delivery(event, id, "retrying")
+
+	t.Run("one by one", deadOneByOne)
+	t.Run("at a rate", deadAtARate)
+	t.Run("while paused", deadWhilePaused)
+
 	h.dead(id, 1)
 	if d := h.delivery(event, id, "dead"); d["reason"] != "expired" {
 		t.Errorf("what was not delivered in time is %v", d)
@@ -198,11 +202,12 @@ func TestContract_Dead_ByAge(t *testing.T) {
 	if got := r.wait(2); got[1].id() != event || got[1].header.Get("Herald-Attempt") != "2" {
 		t.Errorf("tried again came %v", got[1].header)
 	}
+	h.delivery(event, id, "delivered")
 }
 
 // While the subscription is paused what is retried is held.
-func TestContract_Dead_RetriedWhilePaused(t *testing.T) {
-	t.Parallel()
+func deadWhilePaused(t *testing.T) {
+	t.Helper()
 	h := start(t, steady)
 	r := receive(t)
 	r.status(http.StatusInternalServerError)
