@@ -64,9 +64,14 @@ type Queue interface {
 	// ("" means any account); ErrGone when its lane was dropped.
 	Retry(ctx context.Context, accountID string, id DeliveryID) error
 
-	// RetryDead makes the dead deliveries of a lane due that the selection names, and returns how many. ErrGone
-	// when the lane was dropped. When the context ends or the engine fails on the way, those counted are due.
+	// RetryDead makes the dead deliveries of a lane due that the selection names, and returns how many: also those that an earlier
+	// call has made due and that were not tried yet, so that a rate can be corrected. ErrGone when the lane was
+	// dropped. When the context ends or the engine fails on the way, those counted are due.
 	RetryDead(ctx context.Context, lane Lane, s DeadSelection) (int, error)
+
+	// Hasten makes the scheduled retries of a lane due now, in the order of acceptance. Those made due by hand keep
+	// their time. It is for a lane that was held. A lane the queue does not know has none.
+	Hasten(ctx context.Context, lane Lane) error
 
 	// Discard gives up all deliveries of a lane accepted before, with the reason, but not later ones. Those leased at
 	// this moment are not tried again. It costs the same however many there are. Repeating it is harmless.
@@ -131,6 +136,9 @@ type Event struct {
 	AcceptedAt time.Time
 	// Data is a JSON object, byte for byte as published.
 	Data []byte
+	// Attributes is what an event that was published as a CloudEvent has, and the members above have no place for: a
+	// JSON object of its context attributes but specversion, type and time. Nil for all other events.
+	Attributes []byte
 }
 
 // MaxIDLength bounds the ids publishers give their events, in bytes.
@@ -182,7 +190,8 @@ type Room struct {
 type Order uint8
 
 // The orders. A delivery is unfinished until it is delivered, dead or discarded; the order holds for first attempts
-// and scheduled retries, while one retried by hand goes when its turn among the retries comes.
+// and scheduled retries. One made due by hand goes when it is due and nothing of its key is leased, and until then keeps
+// nothing waiting.
 const (
 	// OrderNone: first attempts in order of acceptance, as many at once as there is room for.
 	OrderNone Order = iota

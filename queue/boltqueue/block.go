@@ -152,13 +152,30 @@ func (b *blockBuilder) size() int {
 	return n
 }
 
-// An event's record: id, type, resource, time; the data is the rest.
+// withAttributes is added to the nanoseconds of an event that has attributes, which follow them. The records of all
+// others are as they were before there were attributes.
+const withAttributes = uint64(time.Second)
+
+// fraction is what stands for the nanoseconds in the record of an event.
+func fraction(ev *queue.Event) uint64 {
+	n := uint64(ev.Time.Nanosecond())
+	if len(ev.Attributes) > 0 {
+		n += withAttributes
+	}
+	return n
+}
+
+// An event's record: id, type, resource, time, attributes if it has some; the data is the rest.
 func appendRecord(dst []byte, ev *queue.Event) []byte {
 	dst = appendText(dst, ev.ID)
 	dst = appendText(dst, ev.Type)
 	dst = appendText(dst, ev.Resource)
 	dst = binary.AppendVarint(dst, ev.Time.Unix())
-	dst = binary.AppendUvarint(dst, uint64(ev.Time.Nanosecond()))
+	dst = binary.AppendUvarint(dst, fraction(ev))
+	if len(ev.Attributes) > 0 {
+		dst = binary.AppendUvarint(dst, uint64(len(ev.Attributes)))
+		dst = append(dst, ev.Attributes...)
+	}
 	return append(dst, ev.Data...)
 }
 
@@ -168,7 +185,10 @@ func recordSize(ev *queue.Event) int {
 	for _, l := range [3]int{len(ev.ID), len(ev.Type), len(ev.Resource)} {
 		n += binary.PutUvarint(b[:], uint64(l)) + l
 	}
-	n += binary.PutVarint(b[:], ev.Time.Unix()) + binary.PutUvarint(b[:], uint64(ev.Time.Nanosecond()))
+	n += binary.PutVarint(b[:], ev.Time.Unix()) + binary.PutUvarint(b[:], fraction(ev))
+	if l := len(ev.Attributes); l > 0 {
+		n += binary.PutUvarint(b[:], uint64(l)) + l
+	}
 	return n + len(ev.Data)
 }
 
@@ -179,7 +199,12 @@ func decodeRecord(b []byte, account string, ms int64) (*queue.Event, error) {
 	ev.Type = d.text()
 	ev.Resource = d.text()
 	seconds := d.varint()
-	ev.Time = time.Unix(seconds, int64(d.number(uint64(time.Second-1)))).UTC()
+	nanos := d.number(2*withAttributes - 1)
+	if nanos >= withAttributes {
+		nanos -= withAttributes
+		ev.Attributes = append([]byte(nil), d.bytes(d.count())...)
+	}
+	ev.Time = time.Unix(seconds, int64(nanos)).UTC()
 	ev.Data = append(make([]byte, 0, len(d.b)), d.b...)
 	return ev, d.err
 }

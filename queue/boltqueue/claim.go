@@ -32,6 +32,7 @@ type lease struct {
 	retries  int32
 	key      uint64 // in a lane with an order
 	unkeyed  bool   // leased before the lane got its order
+	byHand   bool   // of a retry: it was made due by hand
 	batch    uint64 // the first event of the batch it was retried in, 0 for none
 }
 
@@ -126,7 +127,7 @@ func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (next int64) {
 			r := room(l.id)
 			if r.Pushes <= 0 {
 				l.allowance = 0
-				l.aside = true
+				l.aside, l.asideMs = true, nowMs
 				q.untimer(l)
 				continue
 			}
@@ -301,6 +302,9 @@ func (q *Queue) complete(dst []queue.Claim) ([]queue.Claim, error) {
 				q.unpick(p, true)
 			case p.dropped:
 				q.unpick(p, false)
+				// It is something else by now, perhaps a retry at another time.
+				p.lane.reloadRetries()
+				q.place(p.lane, time.Now().UnixMilli())
 			case !p.fresh && !q.leaseRest(p):
 				p.again = true
 				q.unpick(p, true)
@@ -345,7 +349,7 @@ func (q *Queue) leaseRest(p *pick) bool {
 		le, taken := q.leases[key]
 		switch {
 		case taken && i < p.from+p.leased:
-			le.attempts, le.retries, le.batch = x.lease.attempts, x.lease.retries, x.lease.batch
+			le.attempts, le.retries, le.batch, le.byHand = x.lease.attempts, x.lease.retries, x.lease.batch, x.lease.byHand
 			q.leases[key] = le
 		case taken:
 			continue // made due on its own meanwhile, and already under way
@@ -500,6 +504,7 @@ func (q *Queue) readRetry(tx *bolt.Tx, p *pick) error {
 		return nil
 	}
 	first.lease.attempts, first.lease.retries, first.lease.batch = int32(f.attempts), int32(f.retries), f.batch
+	first.lease.byHand = f.byHand
 	if f.batch == 0 {
 		return nil
 	}

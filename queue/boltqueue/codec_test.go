@@ -16,10 +16,15 @@ func sampleBlock() []byte {
 	b.reset(100, 7, 1_700_000_000_000)
 	for i := range 5 {
 		ev := &queue.Event{ID: strings.Repeat("i", i+1), AccountID: []string{"a", "b"}[i%2], Type: "t.x", Resource: "r/1", Time: time.Unix(int64(i), 5).UTC(), Data: bytes.Repeat([]byte("d"), i*100)}
+		if i%2 == 0 {
+			ev.Attributes, ev.Time = sampleAttributes(i), time.Unix(int64(i), 999_999_999).UTC()
+		}
 		b.add(ev, [][]uint32{{1}, {1, 2, 900}, {1, 2, 900}, nil, {4_000_000_000}}[i])
 	}
 	return b.appendTo(nil)
 }
+
+func sampleAttributes(i int) []byte { return bytes.Repeat([]byte("a"), 1+i*100) }
 
 func TestBlock(t *testing.T) {
 	t.Parallel()
@@ -45,7 +50,12 @@ func TestBlock(t *testing.T) {
 		}
 		ordinal += uint32(len(want[i]))
 		ev, err := b.event(i)
-		if err != nil || ev.ID != strings.Repeat("i", i+1) || len(ev.Data) != i*100 || ev.Resource != "r/1" || !ev.Time.Equal(time.Unix(int64(i), 5)) {
+		nanos, attributes := int64(5), []byte(nil)
+		if i%2 == 0 {
+			nanos, attributes = 999_999_999, sampleAttributes(i)
+		}
+		if err != nil || ev.ID != strings.Repeat("i", i+1) || len(ev.Data) != i*100 || ev.Resource != "r/1" || !ev.Time.Equal(time.Unix(int64(i), nanos)) ||
+			!bytes.Equal(ev.Attributes, attributes) {
 			t.Errorf("event %d: %+v, %v", i, ev, err)
 		}
 	}
@@ -122,6 +132,7 @@ func FuzzFate(f *testing.F) {
 	f.Add(fate{state: fateRetrying, attempts: 3, retries: 2, at: 1_700_000_000_000}.encode())
 	f.Add(fate{state: fateDead, attempts: 1, at: 5, reason: queue.ReasonExhausted}.encode())
 	f.Add(fate{state: fateRetrying, attempts: 3, retries: 2, at: 1_700_000_000_000, batch: 1 << 40}.encode())
+	f.Add(fate{state: fateRetrying, byHand: true, attempts: 3, at: 1_700_000_000_000, reason: queue.ReasonExhausted}.encode())
 	f.Fuzz(func(t *testing.T, value []byte) {
 		v, err := decodeFate(value)
 		if err != nil {

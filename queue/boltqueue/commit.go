@@ -248,7 +248,7 @@ func (q *Queue) settled(batch []work, err error) {
 
 // answerFirst is the number of new deliveries in one commit from which on its callers are answered before the
 // lanes are filled.
-const answerFirst = 4096
+const answerFirst = 1 << 16
 
 // names says whether an event of this commit goes to the lane.
 func (st *stage) names(lane uint32) bool {
@@ -296,6 +296,7 @@ func (q *Queue) distribute(st *stage) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	defer func() { q.distributed = st.seq }()
+	q.sweepCache(st.nowMs)
 	page := 0
 	for i := range st.placed {
 		p := &st.placed[i]
@@ -318,7 +319,8 @@ func (q *Queue) distribute(st *stage) {
 				passed++
 				continue
 			}
-			if !l.add(q, s, ref{seq: p.seq, ordinal: p.ordinal + uint32(j)}, p.event) || l.aside {
+			l.add(q, s, ref{seq: p.seq, ordinal: p.ordinal + uint32(j)}, p.event)
+			if l.rests(st.nowMs) {
 				passed++
 			}
 			s.unfinished++

@@ -37,7 +37,7 @@
 //	        first. An absent chunk is all zero.
 //	fate    event u64, lane u32 -> version, state (1 retrying, 2 delivered, 3 dead, 4 discarded), uv attempts, uv
 //	        retries used, uv time (due, or of the end), reason (the rest). State 5 is retrying in a batch, with uv the first event of
-//	        it in place of the reason. A set bit without a fate: delivered by its one attempt. An unset bit of a dropped lane, or
+//	        it in place of the reason, state 6 made due by hand and not tried since, with the reason it had died for. A set bit without a fate: delivered by its one attempt. An unset bit of a dropped lane, or
 //	        of an event up to that at which its lane was given up: discarded.
 //	due     lane u32, time u64, event u64 -> empty: the order of a lane's retries; of a batch only the first stands in it.
 //	batch   event u64, lane u32 -> version, uv count, and the other events of the batch that event begins, each as uv difference

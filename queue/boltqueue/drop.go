@@ -180,12 +180,7 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 			}
 			if done {
 				l.converting = false
-				l.retryVersion++
-				// Retries of later events are in memory no more than on disk.
-				l.retries, l.moreRetries = nil, l.retrying > 0
-				if l.ord != nil {
-					l.ord.loaded = l.retrying == 0
-				}
+				l.reloadRetries() // of later events, if there are any
 				q.place(l, st.nowMs)
 			}
 		},

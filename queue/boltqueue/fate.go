@@ -12,6 +12,8 @@ import (
 type fate struct {
 	state    fateState
 	attempts int
+	// byHand: it was made due by hand and not tried since; reason then says why it had died, if it had.
+	byHand bool
 	// batch is the first event of the batch a retrying delivery belongs to, itself perhaps; 0 for none.
 	batch uint64
 	// retries is how many waits of the schedule were used.
@@ -31,6 +33,8 @@ const (
 	fateDiscarded fateState = 4
 	// fateTogether is fateRetrying in a batch; it is only seen on disk.
 	fateTogether fateState = 5
+	// fateByHand is fateRetrying of one made due by hand; it is only seen on disk.
+	fateByHand fateState = 6
 )
 
 func (s fateState) state() queue.State {
@@ -41,15 +45,18 @@ func (s fateState) state() queue.State {
 		return queue.StateDead
 	case fateDiscarded:
 		return queue.StateDiscarded
-	case fateDelivered, fateTogether:
+	case fateDelivered, fateTogether, fateByHand:
 	}
 	return queue.StateDelivered
 }
 
 func (f fate) encode() []byte {
 	state := f.state
-	if f.batch != 0 {
+	switch {
+	case f.batch != 0:
 		state = fateTogether
+	case f.byHand:
+		state = fateByHand
 	}
 	b := append(make([]byte, 0, 24+len(f.reason)), recordVersion, byte(state))
 	b = binary.AppendUvarint(b, uint64(f.attempts))
@@ -65,7 +72,7 @@ func decodeFate(b []byte) (fate, error) {
 	d := decoder{b: b}
 	d.version()
 	f := fate{state: fateState(d.byte())}
-	if f.state < fateRetrying || f.state > fateTogether {
+	if f.state < fateRetrying || f.state > fateByHand {
 		d.fail("unknown state")
 	}
 	f.attempts = int(d.number(math.MaxInt32))
@@ -78,6 +85,9 @@ func decodeFate(b []byte) (fate, error) {
 		}
 	} else {
 		f.reason = string(d.b)
+		if f.state == fateByHand {
+			f.state, f.byHand = fateRetrying, true
+		}
 	}
 	if d.err != nil {
 		return fate{}, d.err

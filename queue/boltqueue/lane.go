@@ -99,6 +99,7 @@ type lane struct {
 
 	ready   bool // in Queue.ready
 	aside   bool // no room; waits for Wake
+	asideMs int64
 	hungry  bool // in Queue.hungry
 	heapAt  int  // position in Queue.timers + 1; 0 when not in it
 	heapDue int64
@@ -285,9 +286,15 @@ func (l *lane) mayLoad(q *Queue) int {
 	return limit - l.windowLen()
 }
 
-// add takes a new delivery: into the window when nothing is before it on disk only, and there is room. It says whether that
-// was so.
-func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) bool {
+// restsAfter is from when on a lane that was set aside is taken to rest, in milliseconds. One that is at its limit is set aside, too, but
+// for moments.
+const restsAfter = 1000
+
+// rests says whether the lane's deliveries will not be claimed soon.
+func (l *lane) rests(nowMs int64) bool { return l.aside && nowMs-l.asideMs > restsAfter }
+
+// add takes a new delivery: into the window when nothing is before it on disk only, and there is room.
+func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) {
 	l.addPending(q, 1)
 	if l.ord != nil && ev != nil {
 		r.key = l.ord.keyOf(ev)
@@ -296,14 +303,13 @@ func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) bool {
 		l.window = append(l.window, r)
 		q.windows++
 		l.cursor = r.seq + 1
-		return true
+		return
 	}
 	if n := len(l.shares); n > 0 && l.shares[n-1].segment == s {
 		l.shares[n-1].count++
-		return false
+		return
 	}
 	l.shares = append(l.shares, share{s, 1})
-	return false
 }
 
 // waitFor puts a retry where it waits: in memory only the first of a batch is there, but in a lane with an order. Of
@@ -322,7 +328,7 @@ func (q *Queue) waitFor(l *lane, seq uint64, due int64, le lease, batch uint64) 
 	case batch != 0 && batch != seq && l.ord.batch[batch] != nil:
 		l.ord.join(l.ord.batch[batch], seq, key)
 	default:
-		g := &group{due: due, seqs: []uint64{seq}, keys: []uint64{key}}
+		g := &group{due: due, seqs: []uint64{seq}, keys: []uint64{key}, loose: le.byHand}
 		l.ord.wait(g)
 		if batch == seq {
 			l.ord.batch[seq] = g
@@ -343,6 +349,16 @@ func (l *lane) insertRetry(r retryRef) {
 	if len(l.retries) > retryLimit {
 		l.retries = l.retries[:retryLimit]
 		l.moreRetries = true
+	}
+}
+
+// reloadRetries has the lane's retries read anew.
+func (l *lane) reloadRetries() {
+	l.retryVersion++
+	l.retries, l.moreRetries = nil, l.retrying > 0
+	if l.ord != nil {
+		l.ord.clearGroups()
+		l.ord.loaded = l.retrying == 0
 	}
 }
 

@@ -42,6 +42,8 @@ type group struct {
 	due  int64
 	seqs []uint64 // ascending
 	keys []uint64 // of each
+	// loose: made due by hand. It keeps nothing waiting but while it is leased.
+	loose bool
 }
 
 func compareGroups(a, b *group) int {
@@ -103,7 +105,9 @@ func (o *ordering) wait(g *group) {
 		o.batch[g.seqs[0]] = g
 	}
 	for i := range g.keys {
-		o.queue(g, g.keys[i])
+		if !g.loose {
+			o.queue(g, g.keys[i])
+		}
 	}
 }
 
@@ -162,7 +166,7 @@ func (o *ordering) find(r retryRef) *group {
 // first says whether a group is the next of all its keys.
 func (o *ordering) first(g *group) bool {
 	for _, key := range g.keys {
-		if k := o.keys[key]; k.leased > 0 || k.groups[0] != g {
+		if k := o.keys[key]; k != nil && (k.leased > 0 || !g.loose && k.groups[0] != g) {
 			return false
 		}
 	}
@@ -242,13 +246,10 @@ func (q *Queue) unload(l *lane) {
 			o.settle(key)
 		}
 		o.parked, o.free = 0, nil
-		o.loaded = o.loaded && l.retrying == 0
-		o.clearGroups()
 	}
 	q.windows -= len(refs)
 	l.window, l.head = nil, 0
-	l.retries, l.moreRetries = nil, l.retrying > 0
-	l.retryVersion++
+	l.reloadRetries()
 	l.reloads++
 	l.skip = nil
 	for k, le := range q.leases {

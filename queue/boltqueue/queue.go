@@ -108,6 +108,7 @@ type Queue struct {
 	leasedRetries int64
 	dead          int64
 	cacheBytes    int64
+	sweptMs       int64 // when stale events were looked for last
 	unsettled     int
 	settledUp     *sync.Cond // unsettled fell, or the queue stopped
 	retention     queue.Retention

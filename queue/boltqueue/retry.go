@@ -96,7 +96,7 @@ func (q *Queue) Retry(ctx context.Context, accountID string, id queue.DeliveryID
 			if order, err = q.keyFor(tx, l, segment, key.seq); err != nil {
 				return err
 			}
-			now = fate{state: fateRetrying, attempts: old.attempts, at: st.nowMs}
+			now = fate{state: fateRetrying, byHand: true, reason: old.reason, attempts: old.attempts, at: st.nowMs}
 			retried = true
 			return replaceFate(tx, key, old, now, segment == nil)
 		},
@@ -209,46 +209,28 @@ func (q *Queue) revive(l *lane, key leaseKey, old, now fate, order keyed) {
 		return
 	}
 	if l.ord != order.ord {
-		if l.ord != nil {
-			l.ord.loaded = false // the key was asked of another order
-		}
-		l.retries, l.moreRetries = nil, true
+		l.reloadRetries() // the key was asked of another order
 		return
 	}
-	q.waitFor(l, key.seq, now.at, lease{key: order.key}, 0)
+	q.waitFor(l, key.seq, now.at, lease{key: order.key, byHand: now.byHand}, 0)
 }
 
 // pageRecords is how many records an operation changes in one commit.
 const pageRecords = 1000
 
-// RetryDead implements queue.Queue.
+// RetryDead implements queue.Queue. What an earlier call has made due for later is first made dead again, so that all that
+// the selection names is dealt with in one way.
 func (q *Queue) RetryDead(ctx context.Context, id queue.Lane, s queue.DeadSelection) (int, error) {
 	r := revival{q: q, id: id, s: s, startMs: time.Now().UnixMilli()}
-	for {
-		if err := ctx.Err(); err != nil {
-			return r.total, err
-		}
-		var err error
-		if s.DryRun {
-			err = q.view(func(tx *bolt.Tx) error { return r.read(tx) })
-		} else {
-			err = q.do(ctx, &operation{write: r.write, after: r.after})
-			if err != nil {
-				r.list = nil // nothing of this page was done, as far as is known
-			}
-		}
-		if errors.Is(err, queue.ErrGone) {
-			return r.total, queue.ErrGone
-		}
-		if err != nil {
-			return r.total, err
-		}
-		r.total += len(r.list)
-		if r.next == nil {
-			return r.total, nil
-		}
-		r.from = r.next
+	recalled, err := r.pages(ctx, true)
+	if err != nil {
+		return 0, err
 	}
+	n, err := r.pages(ctx, false)
+	if s.DryRun {
+		n += recalled
+	}
+	return n, err
 }
 
 // revival makes dead deliveries of a lane due again, page by page.
@@ -257,10 +239,12 @@ type revival struct {
 	id      queue.Lane
 	s       queue.DeadSelection
 	startMs int64
-	total   int
-	lane    *lane
-	list    []revived
-	// The page begins at the key from of died, and the next one at the key next; nil is the beginning, and that there is none.
+	// recall: the pages are those of due, and what was made due by hand for later becomes dead again.
+	recall bool
+	total  int
+	lane   *lane
+	list   []revived
+	// The page begins at the key from, and the next one at the key next; nil is the beginning, and that there is none.
 	from, next []byte
 }
 
@@ -268,6 +252,40 @@ type revived struct {
 	key      leaseKey
 	old, now fate
 	order    keyed
+}
+
+// pages goes through all there is and returns how many the selection names.
+func (r *revival) pages(ctx context.Context, recall bool) (int, error) {
+	r.recall, r.total, r.from = recall, 0, nil
+	for {
+		if err := ctx.Err(); err != nil {
+			return r.total, err
+		}
+		var err error
+		if r.s.DryRun || recall && !r.anything() {
+			err = r.q.view(r.read)
+		} else {
+			err = r.q.do(ctx, &operation{write: r.write, after: r.after})
+		}
+		if errors.Is(err, queue.ErrGone) {
+			return r.total, queue.ErrGone
+		}
+		if err != nil {
+			return r.total, err
+		}
+		r.total += len(r.list)
+		if r.from = r.next; r.from == nil {
+			return r.total, nil
+		}
+	}
+}
+
+// anything says whether the lane has retries at all: without, there is nothing to recall, and nothing to be written.
+func (r *revival) anything() bool {
+	r.q.mu.Lock()
+	defer r.q.mu.Unlock()
+	l := r.q.lanes[r.id]
+	return l != nil && l.retrying > 0
 }
 
 // read collects the next page.
@@ -284,6 +302,10 @@ func (r *revival) read(tx *bolt.Tx) error {
 	if r.lane == nil {
 		return nil
 	}
+	index := bucketDied
+	if r.recall {
+		index = bucketDue
+	}
 	started := time.Now()
 	prefix := string(key32(r.lane.number))
 	seek := r.from
@@ -291,10 +313,13 @@ func (r *revival) read(tx *bolt.Tx) error {
 		seek = []byte(prefix)
 	}
 	reader := eventReader{tx: tx}
-	c := tx.Bucket(bucketDied).Cursor()
+	c := tx.Bucket(index).Cursor()
 	for k, _ := c.Seek(seek); len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
 		_, ms, seq, _ := parseLaneTime(k)
-		if ms > r.startMs {
+		switch {
+		case r.recall && ms <= r.startMs:
+			continue // it goes as it is
+		case !r.recall && ms > r.startMs:
 			return nil // it died meanwhile
 		}
 		if len(r.list) >= pageRecords || time.Since(started) > viewBudget {
@@ -309,27 +334,30 @@ func (r *revival) read(tx *bolt.Tx) error {
 		if err != nil {
 			return err
 		}
-		if wanted, err := r.wants(tx, &reader, seq, f); err != nil || !wanted {
-			if err != nil {
-				return err
-			}
-			continue
+		wanted, err := r.wants(tx, &reader, key, f)
+		if err != nil {
+			return err
 		}
-		r.list = append(r.list, revived{key: key, old: f})
+		if wanted {
+			r.list = append(r.list, revived{key: key, old: f})
+		}
 	}
 	return nil
 }
 
 // wants says whether the selection names a delivery.
-func (r *revival) wants(tx *bolt.Tx, reader *eventReader, seq uint64, f fate) (bool, error) {
+func (r *revival) wants(tx *bolt.Tx, reader *eventReader, key leaseKey, f fate) (bool, error) {
 	s := &r.s
-	if f.state != fateDead || s.Reason != "" && f.reason != s.Reason {
+	if r.recall && !f.byHand || !r.recall && f.state != fateDead || s.Reason != "" && f.reason != s.Reason {
+		return false, nil
+	}
+	if r.recall && r.q.leased(key) {
 		return false, nil
 	}
 	if s.EventType == "" && s.Since.IsZero() && s.Until.IsZero() {
 		return true, nil
 	}
-	ev, err := lookUp(tx, reader, r.q.segmentFirst(seq), seq)
+	ev, err := lookUp(tx, reader, r.q.segmentFirst(key.seq), key.seq)
 	if ev == nil || err != nil {
 		return false, err
 	}
@@ -343,18 +371,17 @@ func (r *revival) write(tx *bolt.Tx, st *stage) error {
 	}
 	for i := range r.list {
 		x := &r.list[i]
-		x.now = fate{state: fateRetrying, attempts: x.old.attempts, at: st.nowMs}
-		if r.s.Rate > 0 {
-			// Each has its own moment, so that the rate holds also over a restart.
-			at := float64(r.startMs) + math.Ceil(float64(r.total+i)*1000/r.s.Rate)
-			x.now.at = max(st.nowMs, int64(min(at, math.MaxInt64/2)))
-		}
 		r.q.mu.Lock()
 		segment := r.q.segmentOf(x.key.seq)
 		r.q.mu.Unlock()
-		var err error
-		if x.order, err = r.q.keyFor(tx, r.lane, segment, x.key.seq); err != nil {
-			return err
+		if r.recall {
+			x.now = fate{state: fateDead, reason: x.old.reason, attempts: x.old.attempts, at: r.startMs}
+		} else {
+			x.now = fate{state: fateRetrying, byHand: true, reason: x.old.reason, attempts: x.old.attempts, at: r.dueAt(r.total+i, st.nowMs)}
+			var err error
+			if x.order, err = r.q.keyFor(tx, r.lane, segment, x.key.seq); err != nil {
+				return err
+			}
 		}
 		if err := replaceFate(tx, x.key, x.old, x.now, segment == nil); err != nil {
 			return err
@@ -363,12 +390,149 @@ func (r *revival) write(tx *bolt.Tx, st *stage) error {
 	return nil
 }
 
+// dueAt is when the n-th becomes due. Each has its own moment, so that the rate holds also over a restart.
+func (r *revival) dueAt(n int, nowMs int64) int64 {
+	if r.s.Rate <= 0 {
+		return nowMs
+	}
+	at := float64(r.startMs) + math.Ceil(float64(n)*1000/r.s.Rate)
+	return max(nowMs, int64(min(at, math.MaxInt64/2)))
+}
+
 func (r *revival) after(st *stage) {
+	q := r.q
 	for i := range r.list {
 		x := &r.list[i]
-		r.q.revive(r.lane, x.key, x.old, x.now, x.order)
+		if !r.recall {
+			q.revive(r.lane, x.key, x.old, x.now, x.order)
+			continue
+		}
+		r.lane.addRetrying(q, -1)
+		r.lane.removeRetry(retryRef{x.old.at, x.key.seq})
+		r.lane.retryVersion++
+		s := q.segmentOf(x.key.seq)
+		if s != nil {
+			s.unfinished--
+		}
+		q.ended(r.lane, x.now, s == nil)
 	}
 	if r.lane != nil {
-		r.q.place(r.lane, st.nowMs)
+		q.place(r.lane, st.nowMs)
 	}
+}
+
+func (q *Queue) leased(key leaseKey) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, leased := q.leases[key]
+	return leased
+}
+
+// Hasten implements queue.Queue.
+func (q *Queue) Hasten(ctx context.Context, id queue.Lane) error {
+	h := hastening{q: q, id: id, startMs: time.Now().UnixMilli()}
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		q.mu.Lock()
+		l := q.lanes[id]
+		idle := l == nil || l.dropped || l.retrying == 0
+		q.mu.Unlock()
+		if idle {
+			if !q.running.Load() {
+				return queue.ErrClosed
+			}
+			return nil
+		}
+		if err := q.do(ctx, &operation{keep: true, write: h.write, after: h.after}); err != nil {
+			return err
+		}
+		if h.from = h.next; h.from == nil {
+			return nil
+		}
+	}
+}
+
+// hastening makes the scheduled retries of a lane due, page by page.
+type hastening struct {
+	q          *Queue
+	id         queue.Lane
+	startMs    int64
+	lane       *lane
+	from, next []byte
+	changed    bool
+}
+
+// write makes those of a page due at the moment the hastening began, so that none of them is met again.
+func (h *hastening) write(tx *bolt.Tx, _ *stage) error {
+	q := h.q
+	h.next, h.changed = nil, false
+	q.mu.Lock()
+	h.lane = q.lanes[h.id]
+	q.mu.Unlock()
+	if h.lane == nil {
+		return nil
+	}
+	prefix := string(key32(h.lane.number))
+	seek := h.from
+	if seek == nil {
+		seek = keyLaneTime(h.lane.number, h.startMs+1, 0)
+	}
+	var keys []leaseKey
+	c := tx.Bucket(bucketDue).Cursor()
+	for k, _ := c.Seek(seek); len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
+		if len(keys) == pageRecords {
+			h.next = slices.Clone(k)
+			break
+		}
+		_, _, seq, _ := parseLaneTime(k)
+		keys = append(keys, leaseKey{seq, h.lane.number})
+	}
+	for _, key := range keys {
+		f, ok, err := readFate(tx, key)
+		if err == nil && !ok {
+			err = fmt.Errorf("delivery %d/%d: %w: its record is missing", key.seq, key.lane, errDamaged)
+		}
+		if err != nil {
+			return err
+		}
+		if f.byHand || q.leased(key) {
+			continue
+		}
+		if err := tx.Bucket(bucketDue).Delete(keyLaneTime(key.lane, f.at, key.seq)); err != nil {
+			return err
+		}
+		list := []uint64{key.seq}
+		if f.batch == key.seq {
+			rest, err := readBatch(tx, key)
+			if err != nil {
+				return err
+			}
+			list = append(list, rest...)
+		}
+		for _, seq := range list {
+			member := leaseKey{seq, key.lane}
+			f, _, err := readFate(tx, member)
+			if err != nil {
+				return err
+			}
+			f.at = h.startMs
+			if err := putFate(tx, member, f, false); err != nil {
+				return err
+			}
+		}
+		h.changed = true
+	}
+	return nil
+}
+
+// after has the lane's retries read anew: all of them have another time.
+func (h *hastening) after(st *stage) {
+	l := h.lane
+	if l == nil || !h.changed {
+		return
+	}
+	l.reloadRetries()
+	h.q.place(l, st.nowMs)
 }

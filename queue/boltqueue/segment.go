@@ -122,6 +122,39 @@ func (q *Queue) remember(s *segment, seq uint64, ev *queue.Event, lanes int) {
 	q.cacheBytes += size
 }
 
+// A cached event that was not claimed for so long, in milliseconds, will not be soon: its lane rests, or is far behind. It is let
+// go when the cache is half full, looked for at most so often.
+const (
+	cacheStale = 2000
+	cacheSweep = 1000
+)
+
+// sweepCache makes room in memory for events that will be claimed soon. The lock is held.
+func (q *Queue) sweepCache(nowMs int64) {
+	if q.cacheBytes < q.o.CacheBytes/2 || nowMs-q.sweptMs < cacheSweep {
+		return
+	}
+	q.sweptMs = nowMs
+	limit := timeOf(nowMs - cacheStale)
+	for _, s := range q.segments {
+		if s.cached == 0 {
+			continue
+		}
+		for i := range s.cache {
+			c := &s.cache[i]
+			if c.event == nil || !c.event.AcceptedAt.Before(limit) {
+				continue
+			}
+			q.cacheBytes -= cacheCost(c.event)
+			*c = cached{}
+			s.cached--
+		}
+		if s.cached == 0 && s.sealed {
+			s.cache = nil
+		}
+	}
+}
+
 // recall returns an event kept in memory, or nil, and counts one claim of it. The lock is held.
 func (q *Queue) recall(s *segment, seq uint64) *queue.Event {
 	at := int(seq - s.first)
@@ -150,7 +183,7 @@ func (q *Queue) forget(s *segment) {
 	s.cache, s.cached = nil, 0
 }
 
-func cacheCost(ev *queue.Event) int64 { return int64(len(ev.Data)+len(ev.ID)) + 200 }
+func cacheCost(ev *queue.Event) int64 { return int64(len(ev.Data)+len(ev.Attributes)+len(ev.ID)) + 200 }
 
 // removeSegment takes a segment out of the list. The lock is held.
 func (q *Queue) removeSegment(s *segment) {

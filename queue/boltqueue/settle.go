@@ -131,7 +131,7 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 		f.attempts++
 		st.log = append(st.log, entry{s.key.seq, s.key.lane, trimAttempt(*s.attempt, f.attempts)})
 	}
-	f.at, f.reason, f.batch = st.nowMs, "", 0
+	f.at, f.reason, f.batch, f.byHand = st.nowMs, "", 0, false
 	switch {
 	case s.state == queue.StateDelivered:
 		f.state = fateDelivered
@@ -224,6 +224,7 @@ func (q *Queue) finish(st *stage, s *settlement) {
 			q.convert(l) // dropped by the same commit
 			return
 		}
+		le.byHand = false
 		q.waitFor(l, s.key.seq, f.at, le, f.batch)
 		q.place(l, st.nowMs)
 		return

@@ -25,6 +25,8 @@ func policyScenarios() []scenario {
 		{"DiscardManyRetries", discardManyRetries},
 		{"RetryDeadByChoice", retryDeadByChoice},
 		{"RetryDeadAtARate", retryDeadAtARate},
+		{"RetryDeadKeepsNobodyWaiting", retryDeadKeepsNobody},
+		{"Hasten", hasten},
 		{"ListByReason", listByReason},
 		{"LaneStats", laneStats},
 	}
@@ -537,6 +539,101 @@ func retryDeadAtARate(r *rig) {
 		}
 		r.settle(ss...)
 		r.step()
+	}
+}
+
+// retryDeadKeepsNobody makes dead deliveries due far in the future, which keeps a lane in strict order from nothing, and then
+// at once after all.
+func retryDeadKeepsNobody(r *rig) {
+	room := ordered(queue.OrderStrict)
+	r.acceptN(4)
+	for range 4 {
+		r.settle(dead(r.claimWith(1, room)[0]))
+	}
+	if n, err := r.q.RetryDead(r.t.Context(), laneOf(1), queue.DeadSelection{Rate: 0.001}); n != 4 || err != nil {
+		r.t.Fatalf("%d (%v) of 4", n, err)
+	}
+	r.step()
+	r.acceptN(2)
+	for _, want := range []uint64{1, 5, 6} {
+		got := r.claimWith(10, room)
+		if len(got) != 1 {
+			r.t.Fatalf("%d claims, want that of %d", len(got), want)
+		}
+		if want == 1 && got[0].Deliveries[0].Seq == 5 {
+			want = 5 // first attempts and retries take turns
+		}
+		r.settle(delivered(got[0]))
+		r.step()
+	}
+	r.wantStats(0, 3, 0, 0)
+	for _, dry := range []bool{true, false} {
+		for _, reason := range []string{queue.ReasonExhausted, queue.ReasonRejected} {
+			want := 0
+			if reason == queue.ReasonRejected {
+				want = 3
+			}
+			s := queue.DeadSelection{Reason: reason, DryRun: dry}
+			if n, err := r.q.RetryDead(r.t.Context(), laneOf(1), s); n != want || err != nil {
+				r.t.Fatalf("%+v names %d (%v), want %d", s, n, err, want)
+			}
+		}
+	}
+	r.step()
+	for seq := uint64(2); seq <= 4; seq++ {
+		got := r.claimWith(10, room)
+		if len(got) != 1 {
+			r.t.Fatalf("%d claims, want that of %d", len(got), seq)
+		}
+		r.wantSeqs(got[0], seq)
+		r.settle(delivered(got[0]))
+		r.step()
+	}
+	r.wantStats(0, 0, 0, 0)
+}
+
+func hasten(r *rig) {
+	r.acceptN(7)
+	got := r.claimWith(10, inBatches(3, 0))
+	r.settle(retrying(got[0], time.Hour), retrying(got[1], time.Minute), dead(got[2]))
+	if n, err := r.q.RetryDead(r.t.Context(), laneOf(1), queue.DeadSelection{}); n != 1 || err != nil {
+		r.t.Fatal(n, err)
+	}
+	r.settle(dead(r.claimOne()))
+	r.acceptN(1)
+	by := r.claimOne()
+	r.settle(dead(by))
+	if n, err := r.q.RetryDead(r.t.Context(), laneOf(1), queue.DeadSelection{Rate: 0.01}); n != 2 || err != nil {
+		r.t.Fatal(n, err)
+	}
+	r.settle(delivered(r.claimOne()))
+	r.step()
+	r.wantStats(0, 7, 0, 0)
+	r.none()
+	for range 2 {
+		for _, l := range []queue.Lane{laneOf(1), laneOf(9)} {
+			if err := r.q.Hasten(r.t.Context(), l); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+	}
+	r.step()
+	got = r.claim(10)
+	if len(got) != 2 {
+		r.t.Fatalf("%d claims of two batches", len(got))
+	}
+	r.wantSeqs(got[0], 1, 2, 3)
+	r.wantSeqs(got[1], 4, 5, 6)
+	if got[0].Attempt != 2 || got[0].Retries != 1 {
+		r.t.Errorf("hastened came %+v", got[0])
+	}
+	r.settle(delivered(got[0]), retrying(got[1], time.Hour))
+	r.step()
+	r.none()
+	r.wantStats(0, 4, 0, 0)
+	time.Sleep(time.Hour)
+	if got := r.claim(10); len(got) != 2 {
+		r.t.Fatalf("%d claims, want the batch and the one by hand", len(got))
 	}
 }
 

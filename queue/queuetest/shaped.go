@@ -96,6 +96,7 @@ func shaped(r *rig, seed uint64) {
 				w.discard()
 			case 1:
 				l := laneOf(w.rnd.IntN(6))
+				w.hasten(l)
 				w.shapes[l] = w.newShape()
 				r.q.Wake(l)
 			default:
@@ -230,7 +231,7 @@ func (w *world) inOrder(c *queue.Claim, x *item, s *shape, together []uint64) {
 		if o.state == queue.StateDelivering && o.leasedIn == s && (x.id.Seq > s.since || o.id.Seq > s.since) && !o.doomed {
 			w.r.t.Fatalf("%+v was claimed while %+v is leased (%+v)", x, o, s)
 		}
-		if o.id.Seq < x.id.Seq && o.unfinished() && !o.byHand && o.id.Seq > s.since {
+		if !x.byHand && o.id.Seq < x.id.Seq && o.unfinished() && !o.byHand && o.id.Seq > s.since {
 			w.r.t.Fatalf("%+v was claimed before %+v (%+v)", x, o, s)
 		}
 	}
@@ -334,6 +335,20 @@ func (w *world) retryDead() {
 	for _, x := range w.items {
 		if x.id.Lane == l && x.state == queue.StateDead {
 			x.state, x.retries, x.due, x.byHand, x.batch = queue.StateRetrying, 0, time.Now(), true, nil
+		}
+	}
+}
+
+func (w *world) hasten(l queue.Lane) {
+	if w.rnd.IntN(2) == 0 {
+		return
+	}
+	if err := w.r.q.Hasten(w.r.t.Context(), l); err != nil {
+		w.r.t.Fatal(err)
+	}
+	for _, x := range w.items {
+		if x.id.Lane == l && x.state == queue.StateRetrying && !x.byHand && x.due.After(time.Now()) {
+			x.due = time.Now()
 		}
 	}
 }
