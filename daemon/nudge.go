@@ -3,14 +3,26 @@ package daemon
 import (
 	"context"
 
+	"herald/daemon/api"
 	"herald/queue"
 )
 
-// nudging is the queue as the API sees it: who retries a delivery by hand wants to see an attempt now, not when
-// the receiver's rest is over or the next probe of its circuit breaker is due.
+// nudging is the queue as the API sees it: who retries a delivery by hand, or asks for a test push, wants to see an attempt
+// now, not when the receiver's rest is over, the next probe of its circuit breaker is due, or a batch is full.
 type nudging struct {
 	queue.Queue
 	nudge func(queue.Lane)
+}
+
+// Accept implements queue.Queue.
+func (n nudging) Accept(ctx context.Context, subs []queue.Submission) ([]queue.Receipt, error) {
+	receipts, err := n.Queue.Accept(ctx, subs)
+	if err == nil && len(subs) == 1 && subs[0].Type == api.PingType {
+		for _, lane := range subs[0].Lanes {
+			n.nudge(lane)
+		}
+	}
+	return receipts, err
 }
 
 // Retry implements queue.Queue.

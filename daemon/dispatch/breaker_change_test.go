@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -223,5 +224,75 @@ func TestChangedDuringProbe(t *testing.T) {
 			t.Errorf("%d at most", most)
 		}
 		time.Sleep(11 * time.Second)
+	})
+}
+
+// An outage of many receivers is written down together, and a warning at once.
+func TestHealthIsGathered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Options{Sender: sendFunc(failed), Publish: func(context.Context, string, string, time.Time, string, []byte) error { return nil }})
+		b.saveDelay = saveDelay
+		go func() { b.ended <- b.Run(t.Context()) }()
+		start := time.Now()
+		for n := byte(1); n <= 20; n++ {
+			b.subscribe(nth(n), func(s *store.Subscription) { s.Delivery.DisableAfter = store.DisableAfter{Set: true, Duration: time.Hour} })
+			b.q.add(nth(n), 10)
+			time.Sleep(10 * time.Millisecond)
+		}
+		stored := func() (n int) {
+			b.s.mu.Lock()
+			defer b.s.mu.Unlock()
+			for _, s := range b.s.subs {
+				if !s.Health.OpenedAt.IsZero() {
+					n++
+				}
+			}
+			return n
+		}
+		time.Sleep(time.Until(start.Add(saveDelay - time.Millisecond)))
+		synctest.Wait()
+		if n := stored(); n != 0 {
+			t.Errorf("%d were written down at once", n)
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if n := stored(); n != 20 {
+			t.Errorf("%d of 20 were written down together", n)
+		}
+		time.Sleep(time.Until(start.Add(30 * time.Minute)))
+		synctest.Wait()
+		b.s.mu.Lock()
+		if h := b.s.subs[store.SubscriptionID(nth(1))].Health; h.Warned != 50 {
+			t.Errorf("the warning was not written down at once: %+v", h)
+		}
+		b.s.mu.Unlock()
+		b.stop(t)
+	})
+}
+
+// Deliveries that died of age are told together, and those of Herald's own events not at all.
+func TestExpiredAreTold(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	var told []string
+	o := Options{Sender: sendFunc(delivered), Publish: func(_ context.Context, account, kind string, _ time.Time, _ string, data []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, account+" "+kind+" "+string(data))
+		return nil
+	}}
+	inBubble(t, o, func(t *testing.T, b *bench) {
+		b.subscribe(nth(1))
+		b.Expired(nth(1), "task.create", 4000)
+		b.Expired(nth(1), "herald.delivery.dead", 7)
+		b.Expired(nth(9), "task.create", 1) // its subscription is gone
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		want := `default herald.delivery.dead {"subscriptionId":"00000000-0000-0000-0000-000000000001","state":"active","reason":"expired","dataCallbackHost":"example.com","eventType":"task.create","count":4000}`
+		if len(told) != 1 || told[0] != want {
+			t.Errorf("told %q, want %q", told, want)
+		}
 	})
 }

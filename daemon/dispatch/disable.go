@@ -144,6 +144,7 @@ func (d *Dispatcher) warn(l *lane, percent int, now time.Time) {
 		t.health.warned = int32(percent)
 		if d.publish != nil {
 			t.notice = TypeWarning
+			rouse(d.keepNow)
 		}
 		d.metrics.warned.Inc()
 		d.log.Warn("subscription keeps failing and will be disabled", slog.String("subscription", store.SubscriptionID(l.id).String()),

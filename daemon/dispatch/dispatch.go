@@ -124,6 +124,8 @@ type Dispatcher struct {
 	sweepable   chan struct{}
 	unstored    []*lane
 	keep        chan struct{}
+	keepNow     chan struct{}
+	saveDelay   time.Duration // the constant, but in tests
 	notices     []notice
 	deadNotices int // of notices
 	noticed     chan struct{}
@@ -178,7 +180,7 @@ func New(o Options) (*Dispatcher, error) {
 		log: o.Logger, rand: o.Rand, publish: o.Publish, epoch: time.Now(),
 		lanes: make(map[queue.Lane]*lane), free: make(chan struct{}, 1),
 		alarmed: make(chan struct{}, 1), readable: make(chan struct{}, 1), sweepable: make(chan struct{}, 1),
-		keep: make(chan struct{}, 1), noticed: make(chan struct{}, 1),
+		keep: make(chan struct{}, 1), keepNow: make(chan struct{}, 1), noticed: make(chan struct{}, 1), saveDelay: saveDelay,
 	}
 	d.defaults.Store(policy)
 	if d.metrics, err = newMetrics(o.Registerer, d); err != nil {

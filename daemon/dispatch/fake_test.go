@@ -415,6 +415,7 @@ func newBench(t *testing.T, o Options) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.saveDelay = 0 // what is written when is asked elsewhere
 	b.Dispatcher = d
 	return b
 }

@@ -22,6 +22,10 @@ import (
 // keepers is how many updates are under way at once: they share the commits of the store.
 const keepers = 32
 
+// saveDelay is how long the keeper gathers updates: an outage of many receivers then costs the disk, which the events wait for, a
+// few commits and not one for each. A crash loses no more than that of what is known of a failing receiver.
+const saveDelay = 500 * time.Millisecond
+
 // flushTime is how long the last updates and notices may take when the daemon stops.
 const flushTime = 5 * time.Second
 
@@ -155,6 +159,7 @@ func (d *Dispatcher) keepHealth(stop context.Context) {
 		select {
 		case <-stop.Done():
 		case <-d.keep:
+			d.gatherUpdates(stop)
 			continue
 		case <-again.C:
 		}
@@ -166,6 +171,17 @@ func (d *Dispatcher) keepHealth(stop context.Context) {
 		}
 		d.mu.Unlock()
 		failed = nil
+	}
+}
+
+// gatherUpdates waits until more is to be stored, or something that must not wait.
+func (d *Dispatcher) gatherUpdates(stop context.Context) {
+	t := time.NewTimer(d.saveDelay)
+	defer t.Stop()
+	select {
+	case <-stop.Done():
+	case <-d.keepNow:
+	case <-t.C:
 	}
 }
 
@@ -191,7 +207,12 @@ func (d *Dispatcher) saveSome(ctx context.Context) (more bool, failed []*lane) {
 		})
 		t.notice = ""
 	}
-	more = len(d.unstored) > 0
+	if more = len(d.unstored) > 0; !more {
+		select {
+		case <-d.keepNow: // what did not want to wait is among them
+		default:
+		}
+	}
 	d.mu.Unlock()
 	if len(jobs) == 0 {
 		return more, nil

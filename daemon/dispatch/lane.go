@@ -44,6 +44,8 @@ type lane struct {
 
 	// nudged: somebody asked for a push now, which is to be thought of when the subscription is read.
 	nudged bool
+	// hurried: the next push does not wait to be full.
+	hurried bool
 
 	// refused: room said no, so the queue has set the lane aside and must be told when there is some. When
 	// only time helps, until is when.
@@ -139,6 +141,9 @@ func (d *Dispatcher) room(id queue.Lane) queue.Room {
 	}
 	p := l.policy
 	r := queue.Room{Pushes: l.allowance, Records: p.records, Bytes: maxBatchBytes, Wait: p.wait, Order: p.order, Key: p.key, KeyID: p.keyID}
+	if l.hurried {
+		r.Wait = 0
+	}
 	if l.most > 0 {
 		r.Records = min(r.Records, l.most)
 	}

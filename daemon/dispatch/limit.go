@@ -25,12 +25,15 @@ type bucket struct {
 	// interval is the nanoseconds of one record; 0 is no limit.
 	interval int64
 	burst    int64
+	// least is how many have to be available for any to go: a batch does not go one by one because that is how the
+	// limit lets them.
+	least int64
 	// full is when the bucket will be, or was, full again.
 	full int64
 }
 
 // set changes the limit; what was used up under the old one still counts, as far as the new one can tell.
-func (b *bucket) set(rate float64, burst int, now int64) {
+func (b *bucket) set(rate float64, burst, least int, now int64) {
 	if rate <= 0 {
 		*b = bucket{}
 		return
@@ -38,6 +41,7 @@ func (b *bucket) set(rate float64, burst int, now int64) {
 	interval := max(int64(math.Round(float64(time.Second)/max(rate, 1e-6))), 1)
 	b.interval = interval
 	b.burst = max(min(int64(burst), math.MaxInt64/4/interval), 1) // so that their product does not overflow
+	b.least = max(min(int64(least), b.burst), 1)
 	b.full = min(b.full, now+b.burst*interval)
 }
 
@@ -55,10 +59,10 @@ func (b *bucket) take(n int, now int64) {
 
 // next is when records may go again, or 0 when some may now.
 func (b *bucket) next(now int64) int64 {
-	if b.interval == 0 || b.available(now) > 0 {
+	if b.interval == 0 || int64(b.available(now)) >= b.least {
 		return 0
 	}
-	several := min(max(int64(time.Second)/limitGrain/b.interval, 1), b.burst)
+	several := max(min(max(int64(time.Second)/limitGrain/b.interval, 1), b.burst), b.least)
 	return b.full - (b.burst-several)*b.interval
 }
 
@@ -74,7 +78,9 @@ func (d *Dispatcher) limitLane(l *lane, now int64) {
 		}
 		rate, burst = catchUpRate, most
 	}
-	l.bucket.set(rate, burst, now)
+	// What fills a batch is gathered for as long as it may wait to fill, and for a second at least.
+	least := min(float64(p.records), max(rate*max(p.wait, time.Second).Seconds(), 1))
+	l.bucket.set(rate, burst, int(least), now)
 }
 
 // count takes the records of a claim from the bucket. The first delivery that came after the subscription was

@@ -53,7 +53,16 @@ type notice struct {
 	at   time.Time
 	// stored: it stands in Subscription.Health, and is taken out when it is published.
 	stored bool
-	dead   *deadNotice // for TypeDead
+	// For TypeDead: one that was given up, or so many that expired.
+	dead    *deadNotice
+	expired *expiredNotice
+}
+
+// expiredNotice is deliveries of one type of event that died of age. They may be very many at once, so they are
+// told together.
+type expiredNotice struct {
+	eventType string
+	count     int
 }
 
 type deadNotice struct {
@@ -80,6 +89,7 @@ type noticeData struct {
 	DeliveryID       string     `json:"deliveryId,omitempty"`
 	EventID          string     `json:"eventId,omitempty"`
 	EventType        string     `json:"eventType,omitempty"`
+	Count            int        `json:"count,omitempty"`
 	Attempts         int        `json:"attempts,omitempty"`
 	LastStatus       int        `json:"lastStatus,omitempty"`
 	LastError        string     `json:"lastError,omitempty"`
@@ -114,6 +124,19 @@ func (d *Dispatcher) notify(n notice) {
 }
 
 var errTooMany = errors.New("too many deliveries die at once to tell about each")
+
+// Expired tells of deliveries of a subscription that became dead because their event was over age: for which type of
+// event, and how many. It does not block, and may be called with the queue's lock held.
+func (d *Dispatcher) Expired(id queue.Lane, eventType string, deliveries int) {
+	if d.publish == nil || strings.HasPrefix(eventType, ownPrefix) {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.notify(notice{
+		sub: store.SubscriptionID(id), kind: TypeDead, at: stamp(time.Now()), expired: &expiredNotice{eventType, deliveries},
+	})
+}
 
 // tellDead notes the deliveries of a claim that were given up.
 func (d *Dispatcher) tellDead(sub *store.Subscription, s *queue.Settlement, attempt int) {
@@ -228,6 +251,12 @@ func (d *Dispatcher) publishOne(ctx context.Context, n *notice) error {
 			return err // logged with its operation
 		}
 		account, data = sub.AccountID, d.noticeOf(sub, n)
+		if n.expired != nil {
+			data = noticeData{
+				SubscriptionID: sub.ID.String(), State: string(sub.State), Reason: queue.ReasonExpired,
+				DataCallbackHost: host(sub.DataCallbackURL), EventType: n.expired.eventType, Count: n.expired.count,
+			}
+		}
 	}
 	text, err := json.Marshal(data)
 	if err != nil {
@@ -258,6 +287,9 @@ func (d *Dispatcher) publishOne(ctx context.Context, n *notice) error {
 func (n *notice) id() string {
 	b := append([]byte(n.kind), 0)
 	b = append(b, n.sub[:]...)
+	if n.expired != nil {
+		b = binary.BigEndian.AppendUint64(append(b, n.expired.eventType...), uint64(n.expired.count)) //nolint:gosec // a count
+	}
 	if n.dead != nil {
 		b = binary.BigEndian.AppendUint64(b, n.dead.delivery.Seq)
 		b = binary.BigEndian.AppendUint64(b, uint64(n.dead.attempts))

@@ -222,7 +222,7 @@ func (d *Dispatcher) activate(l *lane, p *policy, sub *store.Subscription, catch
 	}
 	d.adopt(l, sub, moved, now)
 	if l.nudged {
-		l.nudged, l.rest = false, 0
+		l.nudged, l.hurried, l.rest = false, true, 0
 		if l.trouble.open() {
 			d.probeAt(l, now, now)
 		}

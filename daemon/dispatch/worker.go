@@ -42,6 +42,7 @@ func (d *Dispatcher) assign(claims []queue.Claim) {
 			continue
 		}
 		l.allowance--
+		l.hurried = false
 		l.inFlight++
 		d.inFlight++
 		d.busy.add(l, 1)

@@ -141,12 +141,13 @@ func (q *Queue) pick(limit int, room func(queue.Lane) queue.Room) (next int64) {
 			l.allowance--
 			taken++
 		}
-		if taken == 0 {
-			idle++
-		} else {
-			idle = 0
-		}
 		q.place(l, nowMs)
+		switch {
+		case taken > 0:
+			idle = 0
+		case l.ready:
+			idle++ // it has had its share; the others are still to be looked at
+		}
 	}
 	next = math.MaxInt64
 	if len(q.timers) > 0 {

@@ -54,6 +54,10 @@ type Options struct {
 	MaxUnsettled int
 	// CacheBytes bounds the events held in memory between acceptance and first attempt; default 32 MiB.
 	CacheBytes int64
+	// Expired is told of deliveries that became dead because their event was over age: of which lane, for what type of
+	// event, and how many. It is called with the queue's lock held: it must be quick and must not call the queue. Nil:
+	// nobody is told.
+	Expired func(lane queue.Lane, eventType string, deliveries int)
 	// NoPace commits at once what is submitted, without the waits that make commits larger.
 	NoPace bool
 	// WriteAt stands between the queue and its file; it is for tests (boltkit.Options).

@@ -198,6 +198,7 @@ type retirement struct {
 
 type expiry struct {
 	key   leaseKey
+	kind  string // type of the event, when somebody is told
 	fresh bool
 	old   fate
 	now   fate
@@ -267,13 +268,22 @@ func (r *retirement) expire(tx *bolt.Tx, st *stage) (full bool, err error) {
 					break
 				}
 				now := fate{state: fateDead, at: st.nowMs, reason: queue.ReasonExpired}
-				r.expired = append(r.expired, expiry{key: leaseKey{b.first + uint64(i), n}, fresh: true, now: now})
+				kind := ""
+				if r.q.o.Expired != nil {
+					ev, err := b.event(i)
+					if err != nil {
+						return false, err
+					}
+					kind = ev.Type
+				}
+				r.expired = append(r.expired, expiry{key: leaseKey{b.first + uint64(i), n}, kind: kind, fresh: true, now: now})
 				marks = append(marks, mark{r.s.first, ordinal})
 			}
 		}
 	}
 	st.marks = append(st.marks, marks...)
 	// Retries that will not be made.
+	reader := eventReader{tx: tx}
 	fates := tx.Bucket(bucketFate).Cursor()
 	for k, v := fates.Seek(key64(r.s.first)); k != nil && !full; k, v = fates.Next() {
 		seq, number, ok := parseSeqLane(k)
@@ -295,7 +305,15 @@ func (r *retirement) expire(tx *bolt.Tx, st *stage) (full bool, err error) {
 		if r.q.isDropped(number) {
 			now.state, now.reason = fateDiscarded, queue.ReasonUnsubscribed
 		}
-		r.expired = append(r.expired, expiry{key: leaseKey{seq, number}, old: f, now: now})
+		kind := ""
+		if r.q.o.Expired != nil && now.state == fateDead {
+			ev, err := reader.event(r.s.first, seq)
+			if err != nil || ev == nil {
+				return false, fmt.Errorf("event %d: %w", seq, orDamaged(err))
+			}
+			kind = ev.Type
+		}
+		r.expired = append(r.expired, expiry{key: leaseKey{seq, number}, kind: kind, old: f, now: now})
 	}
 	for i := range r.expired {
 		e := &r.expired[i]
@@ -425,6 +443,7 @@ func (r *retirement) after(st *stage) {
 		q.scatter(d)
 	}
 	q.metrics.expired.Add(float64(len(r.expired)))
+	r.tell()
 	for i := range r.expired {
 		e := &r.expired[i]
 		r.s.unfinished--
@@ -448,6 +467,28 @@ func (r *retirement) after(st *stage) {
 	if r.gone {
 		q.events -= int64(r.s.next - r.s.first)
 		q.removeSegment(r.s)
+	}
+}
+
+// tell tells of what expired, lane by lane and type by type.
+func (r *retirement) tell() {
+	if r.q.o.Expired == nil {
+		return
+	}
+	type subject struct {
+		lane uint32
+		kind string
+	}
+	counts := map[subject]int{}
+	for i := range r.expired {
+		if e := &r.expired[i]; e.now.state == fateDead {
+			counts[subject{e.key.lane, e.kind}]++
+		}
+	}
+	for s, n := range counts {
+		if l := r.q.numbers[s.lane]; l != nil {
+			r.q.o.Expired(l.id, s.kind, n)
+		}
 	}
 }
 

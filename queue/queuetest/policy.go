@@ -1,6 +1,7 @@
 package queuetest
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ func policyScenarios() []scenario {
 	return []scenario{
 		{"BatchFills", batchFills},
 		{"BatchWaits", batchWaits},
+		{"BatchesWaitForThemselvesOnly", batchesWaitAlone},
 		{"BatchStaysTogether", batchStaysTogether},
 		{"BatchDissolves", batchDissolves},
 		{"BatchOverSegments", batchOverSegments},
@@ -121,6 +123,34 @@ func batchWaits(r *rig) {
 		r.t.Fatal("the lane waits for what nobody asks for any more")
 	}
 	r.wantSeqs(got[0], 8)
+}
+
+// batchesWaitAlone has lanes whose batches wait before and behind one that may go.
+func batchesWaitAlone(r *rig) {
+	for n := range 7 {
+		r.accept(submission(n, laneOf(n)))
+	}
+	r.step()
+	seen := map[queue.Lane]bool{}
+	for range 2 {
+		ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
+		got, err := r.q.Claim(ctx, 1, func(l queue.Lane) queue.Room {
+			room := queue.Room{Pushes: 1, Records: 5, Wait: time.Hour}
+			if l == laneOf(3) || l == laneOf(6) {
+				room.Wait = 0
+			}
+			return room
+		}, nil)
+		cancel()
+		if err != nil || len(got) != 1 {
+			r.t.Fatalf("%d claims (%v) while others wait for their batches to fill", len(got), err)
+		}
+		seen[got[0].Lane] = true
+		r.settle(delivered(got[0]))
+	}
+	if !seen[laneOf(3)] || !seen[laneOf(6)] {
+		r.t.Fatalf("claimed of %v", seen)
+	}
 }
 
 func batchStaysTogether(r *rig) {
