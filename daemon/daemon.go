@@ -148,6 +148,7 @@ func (d *Daemon) openFiles(registry *prometheus.Registry) error {
 	d.closers = append(d.closers, d.store.Close)
 	d.queue, err = boltqueue.Open(boltqueue.Options{
 		Path: filepath.Join(c.DataDir, "queue.db"), Retention: retention(c),
+		Expired: func(lane queue.Lane, eventType string, n int) { d.dispatcher.Expired(lane, eventType, n) },
 		Logger: d.logger.With("part", "queue"), Registerer: registry,
 	})
 	if err != nil {

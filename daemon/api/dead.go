@@ -15,6 +15,8 @@ func deadMembers() []string { return []string{"reason", "type", "since", "until"
 
 type retriedView struct {
 	Retried int `json:"retried"`
+	// LastDueAt is when the last of them becomes due, where a rate spreads them.
+	LastDueAt time.Time `json:"lastDueAt,omitzero"`
 }
 
 type countView struct {
@@ -31,6 +33,10 @@ func (a *API) retrySubscription(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := a.refuseDiscarding(c.r.Context(), s.AccountID, s.ID); err != nil && !selection.DryRun {
+		return err
+	}
+	begun := a.now()
 	n, err := a.queue.RetryDead(c.r.Context(), queue.Lane(s.ID), selection)
 	if err != nil {
 		return err
@@ -38,7 +44,13 @@ func (a *API) retrySubscription(c *call) error {
 	if selection.DryRun {
 		return c.answer(http.StatusOK, countView{n})
 	}
-	return c.answer(http.StatusAccepted, retriedView{n})
+	v := retriedView{Retried: n}
+	if n > 0 && selection.Rate > 0 {
+		if last := float64(n-1) / selection.Rate; last < (100 * 365 * day).Seconds() {
+			v.LastDueAt = shown(begun.Add(time.Duration(last * float64(time.Second))))
+		}
+	}
+	return c.answer(http.StatusAccepted, v)
 }
 
 // deadInput reads members that are in the query or in the body.

@@ -80,7 +80,7 @@ func (c *call) held() func(queue.Lane) bool {
 func (a *API) isHeld(ctx context.Context, lane queue.Lane) bool {
 	// A deleted subscription holds nothing; neither does one that cannot be read just now.
 	s, err := a.store.Subscription(ctx, store.SubscriptionID(lane))
-	return err == nil && (s.State == store.StatePaused || s.State == store.StateDisabled)
+	return err == nil && s.State != store.StateActive
 }
 
 func (a *API) listDeliveries(c *call) error {
@@ -181,7 +181,7 @@ func (a *API) delivery(c *call, status int) error {
 		v.Attempts[i] = viewAttempt(&attempts[i])
 	}
 	if (d.State == queue.StatePending || d.State == queue.StateRetrying) && a.isHeld(c.r.Context(), id.Lane) {
-		v.State = string(queue.StateHeld)
+		v.State, v.NextAttemptAt = string(queue.StateHeld), time.Time{}
 	}
 	return c.answer(status, v)
 }
@@ -200,10 +200,22 @@ func errNoDelivery() *problem {
 
 func (a *API) readDelivery(c *call) error { return a.delivery(c, http.StatusOK) }
 
+// refuseDiscarding says that nothing can be retried for a disabled subscription of the account that discards what waits.
+func (a *API) refuseDiscarding(ctx context.Context, accountID string, id store.SubscriptionID) error {
+	s, err := a.store.Subscription(ctx, id)
+	if err == nil && s.AccountID == accountID && s.State == store.StateDisabled && s.Discarding {
+		return newProblem(conflict, "the subscription is disabled and discards what waits for it; enable it first, with POST /subscriptions/{id}/enable")
+	}
+	return nil // also when it cannot be read: the queue knows of deliveries whose subscription is gone
+}
+
 // retryDelivery makes a delivery due now and answers with what it has become.
 func (a *API) retryDelivery(c *call) error {
 	id, err := c.deliveryID()
 	if err != nil {
+		return err
+	}
+	if err := a.refuseDiscarding(c.r.Context(), c.account.ID, store.SubscriptionID(id.Lane)); err != nil {
 		return err
 	}
 	err = a.queue.Retry(c.r.Context(), c.account.ID, id)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"herald/queue"
 	"herald/store"
@@ -377,6 +378,7 @@ type memQueue struct {
 	deliveries []*queue.Delivery
 	attempts   map[queue.DeliveryID][]queue.Attempt
 	dropped    []queue.Lane
+	hastened   []queue.Lane
 	discarded  []queue.Lane
 	retried    []queue.DeliveryID
 	selections []queue.DeadSelection
@@ -500,6 +502,22 @@ func (q *memQueue) RetryDead(_ context.Context, lane queue.Lane, s queue.DeadSel
 		}
 	}
 	return n, nil
+}
+
+// Hasten implements queue.Queue.
+func (q *memQueue) Hasten(_ context.Context, lane queue.Lane) error {
+	unlock, err := q.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	q.hastened = append(q.hastened, lane)
+	for _, d := range q.deliveries {
+		if d.ID.Lane == lane && d.State == queue.StateRetrying {
+			d.NextAttemptAt = time.Time{}
+		}
+	}
+	return nil
 }
 
 func (q *memQueue) Discard(_ context.Context, lane queue.Lane, reason string) error {

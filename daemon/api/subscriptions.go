@@ -286,6 +286,12 @@ func (a *API) enableSubscription(c *call) error {
 	if err != nil {
 		return err
 	}
+	if s.State != store.StatePending && !s.Discarding {
+		// What was tried before and is held has a time of its own, which may be far. Before it flows, all of it is due.
+		if err := a.queue.Hasten(c.r.Context(), queue.Lane(s.ID)); err != nil {
+			return err
+		}
+	}
 	now, enabled := a.moment(), false
 	s, err = a.change(c, s.ID, func(s *store.Subscription) error {
 		enabled = false // the step may be taken over again
@@ -374,8 +380,8 @@ func (a *API) rotateSecret(c *call) error {
 	return c.answer(http.StatusOK, secretView{text})
 }
 
-// pingType is the type of a test event. Publishers cannot use it.
-const pingType = reservedPrefix + "ping"
+// PingType is the type of a test event. Publishers cannot use it.
+const PingType = reservedPrefix + "ping"
 
 // pingSubscription accepts a test event for this subscription alone.
 func (a *API) pingSubscription(c *call) error {
@@ -386,7 +392,7 @@ func (a *API) pingSubscription(c *call) error {
 	id := s.ID.String()
 	receipts, err := a.queue.Accept(c.r.Context(), []queue.Submission{{
 		Event: queue.Event{
-			AccountID: s.AccountID, Type: pingType, Time: a.now().UTC(),
+			AccountID: s.AccountID, Type: PingType, Time: a.now().UTC(),
 			Data: []byte(`{"subscriptionId":"` + id + `"}`),
 		},
 		Lanes: []queue.Lane{queue.Lane(s.ID)},
