@@ -487,7 +487,7 @@ func TestContract_D39_ErrorRulesHoldForAllCalls(t *testing.T) {
 	}
 	h.admin().with("Content-Type", "application/x-ndjson").do("POST", "/subscriptions", `{}`).problem(415)
 	h.admin().with("Content-Type", "application/merge-patch+json").do("POST", "/subscriptions", `{}`).problem(415)
-	for _, path := range []string{"/", "/none", "/subscription", "/subscriptions/", "/subscriptions/" + missing + "/none", "//events", "/events/../events", "/Events"} {
+	for _, path := range []string{"/", "/none", "/subscriptions/", "/subscriptions/" + missing + "/none", "//events", "/events/../events", "/Events"} {
 		h.admin().do("GET", path, nil).problem(404)
 	}
 }

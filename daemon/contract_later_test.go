@@ -21,7 +21,6 @@ func TestContract_LaterFieldsAreRefused(t *testing.T) {
 		{"validationCallbackURL", fields{"validationCallbackURL": r.URL}}, // also when it equals the other
 		{"exportFormat", fields{"exportFormat": "application/xml"}},
 		{"payload", fields{"payload": "cloudevents"}},
-		{"/authentication/type", fields{"authentication": fields{"type": "oauth2", "tokenURL": "http://127.0.0.1:8421/", "clientId": "a", "clientSecret": "b", "scopes": []string{"c"}}}},
 		{"clientCertificate", fields{"clientCertificate": true}},
 	} {
 		c.body["dataCallbackURL"] = r.URL

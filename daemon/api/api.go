@@ -178,7 +178,7 @@ func New(o Options) (*API, error) {
 		return nil, err
 	}
 	a.limiter.entries = make(map[store.TokenHash]*limit)
-	business, admin := a.routes(), a.adminRoutes()
+	business, admin := append(a.routes(), a.oldRoutes()...), a.adminRoutes()
 	a.business = a.mux(business)
 	a.admin = a.mux(admin)
 	a.all = a.mux(append(business, admin...))

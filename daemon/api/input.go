@@ -56,7 +56,6 @@ func notYet() map[string]struct{ harmless, detail string } {
 		"clientCertificate":     {"false", "client certificates are not in this version; use authentication and the signature"},
 		"=application/xml":      {"", "this version delivers application/json only"},
 		"=cloudevents":          {"", "cloudevents is not in this version; use envelope or data"},
-		"=oauth2":               {"", "oauth2 is not in this version; use bearer, basic, header or query"},
 	}
 }
 
@@ -122,6 +121,7 @@ func (p *subscriptionInput) read() {
 	p.delivery()
 	later(p.fields, "validationCallbackURL", "clientCertificate")
 	p.readOnly()
+	p.renamed()
 	p.end("")
 }
 
@@ -278,7 +278,7 @@ func (p *subscriptionInput) authentication() {
 	case is == absent && p.how == patching && before.Type != store.AuthNone:
 		kind = string(before.Type)
 	case is == absent, is == null:
-		f.fault("type", "is needed: bearer, basic, header or query")
+		f.fault("type", "is needed: bearer, basic, header, query or oauth2")
 		return
 	case is == wrong:
 		return
@@ -303,11 +303,10 @@ func (p *subscriptionInput) authentication() {
 		auth.Name = p.plainPart(f, "name", before.Name, checkParamName)
 		auth.Value = secretPart(f, "value", before.Value, checkParamValue)
 		setPart(f, "valueSet", auth.Value != "")
-	case "oauth2":
-		f.fault("type", "%s", notYet()["=oauth2"].detail)
-		return
+	case store.AuthOAuth2:
+		p.oauth2(f, &auth, &before)
 	default:
-		f.fault("type", "must be bearer, basic, header or query")
+		f.fault("type", "must be bearer, basic, header, query or oauth2")
 		return
 	}
 	f.end("it is not a part of authentication by " + kind)

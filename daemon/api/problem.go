@@ -26,6 +26,7 @@ const (
 	notFound
 	methodNotAllowed
 	conflict
+	gone
 	tooLarge
 	unsupportedMedia
 	tooManyRequests
@@ -45,6 +46,7 @@ var catalogue = [...]struct {
 	notFound:         {http.StatusNotFound, "Not found"},
 	methodNotAllowed: {http.StatusMethodNotAllowed, "Method not allowed"},
 	conflict:         {http.StatusConflict, "Conflict"},
+	gone:             {http.StatusGone, "Gone"},
 	tooLarge:         {http.StatusRequestEntityTooLarge, "Too large"},
 	unsupportedMedia: {http.StatusUnsupportedMediaType, "Unsupported media type"},
 	tooManyRequests:  {http.StatusTooManyRequests, "Too many requests"},

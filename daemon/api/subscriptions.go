@@ -38,12 +38,16 @@ type subscriptionView struct {
 }
 
 type authView struct {
-	Type        store.AuthType `json:"type"`
-	Username    string         `json:"username,omitempty"`
-	Name        string         `json:"name,omitempty"`
-	TokenSet    bool           `json:"tokenSet,omitzero"`
-	PasswordSet bool           `json:"passwordSet,omitzero"`
-	ValueSet    bool           `json:"valueSet,omitzero"`
+	Type            store.AuthType `json:"type"`
+	Username        string         `json:"username,omitempty"`
+	Name            string         `json:"name,omitempty"`
+	TokenURL        string         `json:"tokenURL,omitempty"`
+	ClientID        string         `json:"clientId,omitempty"`
+	Scopes          []string       `json:"scopes,omitempty"`
+	TokenSet        bool           `json:"tokenSet,omitzero"`
+	PasswordSet     bool           `json:"passwordSet,omitzero"`
+	ValueSet        bool           `json:"valueSet,omitzero"`
+	ClientSecretSet bool           `json:"clientSecretSet,omitzero"`
 }
 
 func viewSubscription(s *store.Subscription) subscriptionView {
@@ -60,7 +64,8 @@ func viewSubscription(s *store.Subscription) subscriptionView {
 	if a := s.Authentication; a.Type != store.AuthNone {
 		v.Authentication = &authView{
 			Type: a.Type, Username: a.Username, Name: a.Name,
-			TokenSet: a.Token != "", PasswordSet: a.Password != "", ValueSet: a.Value != "",
+			TokenURL: a.TokenURL, ClientID: a.ClientID, Scopes: strings.Fields(a.Scopes),
+			TokenSet: a.Token != "", PasswordSet: a.Password != "", ValueSet: a.Value != "", ClientSecretSet: a.ClientSecret != "",
 		}
 	}
 	if s.Filter != nil {
@@ -417,6 +422,13 @@ func (a *API) apply(ctx context.Context, in *node, how mode, current, next *stor
 		if u, err := url.Parse(next.DataCallbackURL); err == nil {
 			if err := a.checkURL(u); err != nil {
 				fs.add("dataCallbackURL", "must be an address that pushes may go to; it is refused: %s", err.Error())
+			}
+		}
+	}
+	if p.tokenURLChanged() {
+		if u, err := url.Parse(next.Authentication.TokenURL); err == nil {
+			if err := a.checkURL(u); err != nil {
+				fs.add("/authentication/tokenURL", "must be an address that calls may go to; it is refused: %s", err.Error())
 			}
 		}
 	}

@@ -67,15 +67,20 @@ type Subscription struct {
 
 // AuthenticationInfo is an Authentication without its secrets.
 type AuthenticationInfo struct {
-	// Type is "bearer", "basic", "header" or "query".
+	// Type is "bearer", "basic", "header", "query" or "oauth2".
 	Type string `json:"type"`
 	// Username is that of basic, Name the header's or the parameter's.
 	Username string `json:"username,omitempty"`
 	Name     string `json:"name,omitempty"`
+	// TokenURL, ClientID and Scopes are those of oauth2.
+	TokenURL string   `json:"tokenURL,omitempty"`
+	ClientID string   `json:"clientId,omitempty"`
+	Scopes   []string `json:"scopes,omitempty"`
 	// The secret part of the type is set when this is true.
-	TokenSet    bool `json:"tokenSet,omitempty"`
-	PasswordSet bool `json:"passwordSet,omitempty"`
-	ValueSet    bool `json:"valueSet,omitempty"`
+	TokenSet        bool `json:"tokenSet,omitempty"`
+	PasswordSet     bool `json:"passwordSet,omitempty"`
+	ValueSet        bool `json:"valueSet,omitempty"`
+	ClientSecretSet bool `json:"clientSecretSet,omitempty"`
 }
 
 // SubscriptionInput is what a subscription is made from. Members left at their zero value take the
@@ -149,13 +154,20 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 
 // Authentication is what a push proves itself with. Set the members of the one type.
 type Authentication struct {
-	// Type is "bearer" (Token), "basic" (Username, Password), "header" or "query" (Name, Value).
+	// Type is "bearer" (Token), "basic" (Username, Password), "header" or "query" (Name, Value), or "oauth2"
+	// (TokenURL, ClientID, ClientSecret, and Scopes if the token is to have some).
 	Type     string `json:"type"`
 	Token    string `json:"token,omitempty"`
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
 	Name     string `json:"name,omitempty"`
 	Value    string `json:"value,omitempty"`
+	// TokenURL is the token endpoint, of the same form as a callback URL. Pushes carry the access token it gives
+	// for the client credentials (RFC 6749, section 4.4).
+	TokenURL     string   `json:"tokenURL,omitempty"`
+	ClientID     string   `json:"clientId,omitempty"`
+	ClientSecret string   `json:"clientSecret,omitempty"`
+	Scopes       []string `json:"scopes,omitempty"`
 }
 
 // CreateSubscription adds a subscription; the next event is already chosen for it. The signing

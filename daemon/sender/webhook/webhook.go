@@ -64,6 +64,7 @@ type Sender struct {
 	now       func() time.Time
 	log       *slog.Logger
 	scratch   sync.Pool // of *[2 * queue.MaxResponse]byte
+	grants    grants
 	// complained is when the operator was told last, in nanoseconds of Unix time.
 	complained atomic.Int64
 }
@@ -99,6 +100,7 @@ func New(o Options) (*Sender, error) {
 		now:       o.Now,
 		log:       o.Logger,
 		scratch:   sync.Pool{New: func() any { return new([2 * queue.MaxResponse]byte) }},
+		grants:    grants{all: make(map[credentials]*grant)},
 	}, nil
 }
 
@@ -110,8 +112,9 @@ func New(o Options) (*Sender, error) {
 //     status the receiver has taken the push.
 //   - ClassGone for 410.
 //   - ClassRejected for an event whose id cannot be sent in a header.
-//   - ClassMisconfigured for a subscription that no request can be made of.
-//   - ClassRetry for everything else.
+//   - ClassMisconfigured for a subscription that no request can be made of, or whose client or scopes its
+//     token endpoint refuses.
+//   - ClassRetry for everything else, also where no access token could be had.
 func (s *Sender) Send(ctx context.Context, sub *store.Subscription, p queue.Push) queue.Outcome {
 	// The caller's clock for durations; s.now may be another, for what is sent.
 	started := time.Now()
@@ -122,12 +125,13 @@ func (s *Sender) Send(ctx context.Context, sub *store.Subscription, p queue.Push
 }
 
 func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.Push, started time.Time, out *queue.Outcome) {
-	x := &exchange{}
-	x.trace.GotConn = x.gotConn
-	x.trace.TLSHandshakeStart = x.tlsStarted
-	x.trace.GotFirstResponseByte = x.answered
-	x.Context = httptrace.WithClientTrace(ctx, &x.trace)
-
+	asked := sub
+	sub, failure := s.authorized(ctx, asked)
+	if failure != nil {
+		out.Class, out.Error, out.RetryAfter = failure.class, failure.text, failure.retryAfter
+		return
+	}
+	x := newExchange(ctx)
 	req, problem := s.request(x, sub, p)
 	if problem != nil {
 		out.Class, out.Error = problem.class, problem.text
@@ -148,6 +152,9 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 	out.Status = resp.StatusCode
 	out.Response = mask(s.body(resp), &sub.Authentication)
 	s.judge(resp, req.URL, out)
+	if resp.StatusCode == http.StatusUnauthorized {
+		s.refused(asked, sub)
+	}
 }
 
 // complainEvery is how often the operator is told of a lasting want.
@@ -275,9 +282,9 @@ func mask(body []byte, a *store.Authentication) []byte {
 	if len(body) == 0 {
 		return body
 	}
-	secrets := [...]string{a.Token, a.Value, url.QueryEscape(a.Value), a.Password, ""}
+	secrets := [...]string{a.Token, a.Value, url.QueryEscape(a.Value), a.Password, a.ClientSecret, ""}
 	if a.Type == store.AuthBasic {
-		secrets[4] = base64.StdEncoding.EncodeToString([]byte(a.Username + ":" + a.Password))
+		secrets[5] = base64.StdEncoding.EncodeToString([]byte(a.Username + ":" + a.Password))
 	}
 	for _, secret := range secrets {
 		// Shorter ones are no secrets, and would take innocent text with them.
@@ -308,6 +315,16 @@ const (
 	phaseAnswer // the request is being written, or an answer waited for
 	phaseHeaders
 )
+
+// newExchange makes the exchange of a request within ctx.
+func newExchange(ctx context.Context) *exchange {
+	x := &exchange{}
+	x.trace.GotConn = x.gotConn
+	x.trace.TLSHandshakeStart = x.tlsStarted
+	x.trace.GotFirstResponseByte = x.answered
+	x.Context = httptrace.WithClientTrace(ctx, &x.trace)
+	return x
+}
 
 type exchangeKey struct{}
 
