@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"herald/queue"
+	"herald/store"
 )
 
 // lose gives the only subscription a delivery in the state, for the reason.
@@ -42,12 +43,12 @@ func TestRetryingTheDead(t *testing.T) {
 		{
 			"?since=2026-11-21T08:30:00Z&until=2026-11-21T10:30:00%2B01:00&rate=0.5", "",
 			queue.DeadSelection{Since: since, Until: until, Rate: 0.5},
-			202, `{"retried":3}`,
+			202, `{"retried":3,"lastDueAt":"2026-11-21T08:30:04Z"}`,
 		},
 		{
 			"", `{"since":"2026-11-21T08:30:00Z","until":"2026-11-21T09:30:00Z","rate":1e5}`,
 			queue.DeadSelection{Since: since, Until: until, Rate: 100000},
-			202, `{"retried":3}`,
+			202, `{"retried":3,"lastDueAt":"2026-11-21T08:30:00Z"}`,
 		},
 	} {
 		b.queue.deliveries, b.queue.selections = nil, nil
@@ -64,6 +65,39 @@ func TestRetryingTheDead(t *testing.T) {
 	wantProblem(t, b.request(http.MethodPost, path+"/retry", "sub", ""), 409)
 	b.queue.setFail(errors.New("disk on fire"))
 	wantProblem(t, b.request(http.MethodPost, path+"/retry", "sub", ""), 503)
+}
+
+// While a disabled subscription discards, nothing can be retried for it; counting goes on, and whose it is stays unsaid.
+func TestRetryWhileDiscarding(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	_, path := b.subscribe(minimal)
+	b.lose(queue.StateDead, queue.ReasonExhausted, "task.create")
+	delivery := "/deliveries/" + b.queue.deliveries[0].ID.String()
+	_, err := b.store.UpdateSubscription(t.Context(), b.stored().ID, func(s *store.Subscription) error {
+		s.State, s.Discarding = store.StateDisabled, true
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantProblem(t, b.request(http.MethodPost, path+"/retry", "sub", ""), 409)
+	wantProblem(t, b.request(http.MethodPost, delivery+"/retry", "sub", ""), 409)
+	if w := b.request(http.MethodPost, path+"/retry?dryRun=true", "sub", ""); w.Code != 200 {
+		t.Errorf("counting: %d %s", w.Code, w.Body)
+	}
+	wantProblem(t, b.request(http.MethodPost, delivery+"/retry", "alien", ""), 404)
+	if w := b.request(http.MethodPost, path+"/enable", "sub", ""); w.Code != 200 || len(b.queue.hastened) != 0 {
+		t.Errorf("enabling: %d %s, hastened %v", w.Code, w.Body, b.queue.hastened)
+	}
+	if w := b.request(http.MethodPost, path+"/pause", "sub", ""); w.Code != 200 {
+		t.Errorf("pausing: %d %s", w.Code, w.Body)
+	}
+	if w := b.request(http.MethodPost, path+"/enable", "sub", ""); w.Code != 200 || len(b.queue.hastened) != 1 {
+		t.Errorf("enabling what was held: %d %s, hastened %v", w.Code, w.Body, b.queue.hastened)
+	}
+	b.queue.setFail(errors.New("disk on fire"))
+	wantProblem(t, b.request(http.MethodPost, path+"/enable", "sub", ""), 503)
 }
 
 func TestRetryingTheDeadRefusals(t *testing.T) {
