@@ -391,3 +391,16 @@ func TestContract_D10_Limits(t *testing.T) {
 	names(t, "the number later", h.admin().do("PATCH", "/subscriptions/"+get, fields{"numberOfRecords": 2}).problem(400), "numberOfRecords", "GET")
 	h.admin().do("PATCH", "/subscriptions/"+several, fields{"method": "GET", "numberOfRecords": 1}).is(200)
 }
+
+// A limit of records a second makes batches wait, and does not take them apart.
+func TestContract_D10_RateLimitKeepsBatches(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r := receive(t)
+	h.subscribe(r.URL, fields{"numberOfRecords": 10, "maxWaitSeconds": 5, "delivery": fields{"rateLimit": 20}})
+	h.publishAll(40, nil)
+	eventually(t, "all have arrived", func() bool { return len(allCarried(t, r.got())) >= 40 })
+	if n := len(r.got()); n > 5 {
+		t.Errorf("40 records came in %d pushes, want 4 of 10", n)
+	}
+}

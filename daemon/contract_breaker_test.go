@@ -315,3 +315,38 @@ func TestContract_Breaker_MetricFollows(t *testing.T) {
 	h.enable(subs[3])
 	is(0, "enabling the last")
 }
+
+// The breaker of a paused subscription is closed, in the status as in the metric.
+func TestContract_Breaker_OfAPausedSubscription(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r := receive(t)
+	r.status(http.StatusInternalServerError)
+	id := h.subscribe(r.URL, fields{"delivery": patiently()})
+	h.publishAll(7, nil)
+	h.opened(id)
+	h.admin().do("POST", "/subscriptions/"+id+"/pause", nil).is(200)
+	h.eventually("the metric tells of none", func() bool { return h.breakers() == 0 })
+	if b := h.breaker(id); b["state"] != "closed" {
+		t.Errorf("the status tells of %v, the metric of no open breaker", b)
+	}
+}
+
+// Who asks for a test push wants to see it.
+func TestContract_Breaker_PingGoesAtOnce(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r, down := receive(t), receive(t)
+	batches := h.subscribe(r.URL, fields{"events": []string{"no.such"}, "numberOfRecords": 10, "maxWaitSeconds": 3600})
+	sick := h.subscribe(down.URL, fields{"delivery": patiently()})
+	down.status(http.StatusInternalServerError)
+	h.publishAll(7, nil)
+	h.opened(sick)
+	down.status(http.StatusOK)
+	h.admin().do("POST", "/subscriptions/"+batches+"/ping", nil).is(202)
+	h.admin().do("POST", "/subscriptions/"+sick+"/ping", nil).is(202)
+	if p := r.wait(1)[0]; p.records(t)[0]["type"] != "herald.ping" {
+		t.Errorf("the test push is %s", p.body)
+	}
+	h.eventually("the test push has closed the breaker", func() bool { return h.breaker(sick)["state"] == "closed" })
+}

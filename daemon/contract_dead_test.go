@@ -37,7 +37,12 @@ func (h *herald) retryDead(id, query string, body any) int {
 	} else {
 		a.is(202)
 	}
-	if got := members(a.object()); !slices.Equal(got, []string{member}) {
+	got := a.object()
+	if at, there := got["lastDueAt"]; there { // at a rate, the last one is due later
+		moment(h.t, at)
+		delete(got, "lastDueAt")
+	}
+	if !slices.Equal(members(got), []string{member}) {
 		h.t.Errorf("%s answered with %v", a.request, got)
 	}
 	n, _ := a.object()[member].(float64)
@@ -159,8 +164,12 @@ func deadAtARate(t *testing.T) {
 	h.enable(id)
 	n := len(r.got())
 	began := time.Now()
-	if got := h.retryDead(id, "", fields{"rate": 2}); got != 2 {
-		t.Errorf("%d were retried, want 2", got)
+	answer := h.admin().do("POST", "/subscriptions/"+id+"/retry", fields{"rate": 2}).is(202).object()
+	if answer["retried"] != 2.0 {
+		t.Errorf("retrying two answered with %v", answer)
+	}
+	if last := moment(t, answer["lastDueAt"]); last.Sub(began) < 499*time.Millisecond || last.Sub(began) > 5*time.Second {
+		t.Errorf("at 2 a second, from %v on, the second of two is due at %v", began, last)
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the call took %v", took)
@@ -175,9 +184,10 @@ func deadAtARate(t *testing.T) {
 func TestContract_Dead_ByAgeAndByHand(t *testing.T) {
 	t.Parallel()
 	h := start(t, steady, "retention: {events: 1s, dead: 1h}")
-	r := receive(t)
+	r, ops := receive(t), receive(t)
 	r.status(http.StatusInternalServerError)
-	id := h.subscribe(r.URL, fields{"delivery": patiently()})
+	h.subscribe(ops.URL, fields{"events": []string{"herald.delivery.dead"}})
+	id := h.subscribe(r.URL, fields{"events": []string{"task.*"}, "delivery": patiently()})
 	event := h.publish("task.create", "", fields{})
 	h.delivery(event, id, "retrying")
 
@@ -194,6 +204,11 @@ func TestContract_Dead_ByAgeAndByHand(t *testing.T) {
 	}
 	if got := h.found(id, "state=dead&reason=exhausted"); len(got) != 0 {
 		t.Errorf("dead by exhaustion are %v", got)
+	}
+	// It is told, with how many there were.
+	seen := 0
+	if data := ops.notice(&seen, "herald.delivery.dead"); data["subscriptionId"] != id || data["reason"] != "expired" || data["count"] != 1.0 {
+		t.Errorf("told was %v", data)
 	}
 	r.status(http.StatusOK)
 	if n := h.retryDead(id, "?reason=expired", nil); n != 1 {
@@ -231,5 +246,21 @@ func deadWhilePaused(t *testing.T) {
 	h.enable(id)
 	for _, e := range events {
 		h.delivery(e, id, "delivered")
+	}
+}
+
+// A delivery that is to be discarded is not said to be held.
+func TestContract_Dead_DiscardedRetriedWhileDisabled(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r := receive(t)
+	r.status(http.StatusGone)
+	id := h.subscribe(r.URL, fields{"delivery": fields{"onDisabled": "discard"}})
+	d := h.delivery(h.publish("task.create", "", fields{}), id, "discarded")["id"].(string)
+	a := h.admin().do("POST", "/deliveries/"+d+"/retry", nil)
+	<-time.After(200 * time.Millisecond)
+	later := h.admin().do("GET", "/deliveries/"+d, nil).is(200).text("state")
+	if a.status == http.StatusAccepted && a.text("state") != later {
+		t.Errorf("the answer says %s, and then it is %s", a.text("state"), later)
 	}
 }

@@ -350,3 +350,30 @@ func TestContract_PolicyDefaultsAreConfigured(t *testing.T) {
 		t.Errorf("disabled after %d and %d failures, want 2 and 1", a, b)
 	}
 }
+
+// What is held flows when the subscription is enabled, also what had been tried before.
+func TestContract_P7_EnableLetsHeldRetriesFlow(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	for _, c := range []struct{ way, order string }{{"pause", "none"}, {"disable", "none"}, {"pause", "strict"}, {"disable", "strict"}, {"disable", "key"}} {
+		r := receive(t)
+		r.status(http.StatusInternalServerError)
+		settings := stopping(map[string]int{"pause": 3, "disable": 1}[c.way], fields{"ordering": c.order, "retrySchedule": []string{"1h"}})
+		settings["events"] = []string{"task.*"}
+		id := h.subscribe(r.URL, settings)
+		events := h.publishAll(1, nil)
+		if c.way == "pause" {
+			h.delivery(events[0], id, "retrying")
+			h.admin().do("POST", "/subscriptions/"+id+"/pause", nil).is(200)
+		}
+		events = append(events, h.publishAll(2, nil)...)
+		h.allHeld(id, 3)
+		r.status(http.StatusOK)
+		h.enable(id)
+		r.wait(4)
+		if got := ids(t, r.got()[1:]); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(events))) || c.order != "none" && !slices.Equal(got, events) {
+			t.Errorf("%s, ordering %s: after enabling came %v, want %v; %s", c.way, c.order, got, events, counts(h.status(id)))
+		}
+		h.admin().do("DELETE", "/subscriptions/"+id, nil).is(204)
+	}
+}
