@@ -229,7 +229,7 @@ func routes() []route {
 	add("/resources/project/none", `{"name":"x"}`, publish, "DELETE", "PUT")
 	add("/subscriptions", `{"dataCallbackURL":"http://127.0.0.1:8421/","events":["no.such"]}`, subscribe, "GET", "POST")
 	add(subscription, `{"dataCallbackURL":"http://127.0.0.1:8421/","events":["no.such"]}`, subscribe, "GET", "PUT", "PATCH", "DELETE")
-	for _, act := range []string{"/enable", "/pause", "/secret", "/ping", "/retry"} {
+	for _, act := range []string{"/enable", "/pause", "/secret", "/ping", "/retry", "/validation"} {
 		add(subscription+act, "", subscribe, "POST")
 	}
 	add(subscription+"/status", "", subscribe, "GET")

@@ -17,8 +17,6 @@ func TestContract_LaterFieldsAreRefused(t *testing.T) {
 		field string
 		body  fields
 	}{
-		{"validationCallbackURL", fields{"validationCallbackURL": r.URL + "/validate"}},
-		{"validationCallbackURL", fields{"validationCallbackURL": r.URL}}, // also when it equals the other
 		{"exportFormat", fields{"exportFormat": "application/xml"}},
 		{"payload", fields{"payload": "cloudevents"}},
 		{"clientCertificate", fields{"clientCertificate": true}},
@@ -42,9 +40,7 @@ func TestContract_LaterCallsAreNotThere(t *testing.T) {
 	h := start(t)
 	id := h.subscribe("http://127.0.0.1:8421/", nil)
 	for _, call := range [][2]string{
-		{"POST", "/subscriptions/" + id + "/confirmation"},
 		{"POST", "/subscriptions/" + id + "/replay"},
-		{"POST", "/subscriptions/" + id + "/validation"},
 		{"GET", "/certificates/default"},
 		{"POST", "/messages/android"},
 		{"POST", "/messages"},

@@ -28,6 +28,7 @@ import (
 	"herald/daemon/config"
 	"herald/daemon/dispatch"
 	"herald/daemon/egress"
+	"herald/daemon/handshake"
 	"herald/daemon/sender/webhook"
 	"herald/queue"
 	"herald/queue/boltqueue"
@@ -61,6 +62,7 @@ type Daemon struct {
 	store      *boltstore.Store
 	queue      *boltqueue.Queue
 	dispatcher *dispatch.Dispatcher
+	handshake  *handshake.Handshake
 	api        *api.API
 	closers    []func() error // undone last in, first out
 
@@ -149,7 +151,7 @@ func (d *Daemon) openFiles(registry *prometheus.Registry) error {
 	d.queue, err = boltqueue.Open(boltqueue.Options{
 		Path: filepath.Join(c.DataDir, "queue.db"), Retention: retention(c),
 		Expired: func(lane queue.Lane, eventType string, n int) { d.dispatcher.Expired(lane, eventType, n) },
-		Logger: d.logger.With("part", "queue"), Registerer: registry,
+		Logger:  d.logger.With("part", "queue"), Registerer: registry,
 	})
 	if err != nil {
 		return openError(c.DataDir, err)
@@ -212,6 +214,13 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	if err != nil {
 		return err
 	}
+	d.handshake, err = handshake.New(handshake.Options{
+		Store: d.store, Sender: sender, Settings: handshakeSettings(c), ConfirmationURL: d.confirmationURL,
+		Logger: d.logger.With("part", "handshake"), Registerer: registry,
+	})
+	if err != nil {
+		return err
+	}
 	settings, err := apiSettings(c)
 	if err != nil {
 		return &ExitError{ExitUsage, err}
@@ -219,7 +228,10 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	d.api, err = api.New(api.Options{
 		Store: d.store, Queue: nudging{d.queue, d.dispatcher.Nudge}, Settings: settings, Version: d.o.Version,
 		CheckURL: way.CheckURL,
-		Changed:  func(id store.SubscriptionID) { d.dispatcher.Changed(queue.Lane(id)) },
+		Changed: func(id store.SubscriptionID) {
+			d.dispatcher.Changed(queue.Lane(id))
+			d.handshake.Changed(id)
+		},
 		Operational: func(_ context.Context, s *store.Subscription, eventType string) {
 			d.dispatcher.Announce(s.ID, eventType)
 		},
@@ -245,6 +257,16 @@ func deliveryPolicy(c *config.Config) (dispatch.Defaults, error) {
 	}, nil
 }
 
+// handshakeSettings are those of the attempts to hand over validation records.
+func handshakeSettings(c *config.Config) handshake.Settings {
+	return handshake.Settings{Timeout: c.Delivery.Timeout, Jitter: c.Delivery.Jitter}
+}
+
+// confirmationURL is where a receiver confirms a subscription. It is asked for when the listener has its address.
+func (d *Daemon) confirmationURL(id store.SubscriptionID) string {
+	return d.o.Config.ExternalURL(d.addr.String()) + "/subscriptions/" + id.String() + "/confirmation"
+}
+
 // laneStatus is what the dispatcher knows of a subscription, in the words of the API.
 func (d *Daemon) laneStatus(id store.SubscriptionID) (api.LaneStatus, bool) {
 	s := d.dispatcher.Status(queue.Lane(id))
@@ -263,7 +285,7 @@ func apiSettings(c *config.Config) (api.Settings, error) {
 	}
 	s := api.Settings{
 		BodyBytes: int64(c.Limits.BodyBytes), PayloadBytes: int64(c.Limits.PayloadBytes), RatePerToken: c.Limits.RatePerToken,
-		MaxSubscriptionsPerAccount: c.Subscriptions.MaxPerAccount, AdminMoved: c.Admin.Address != "",
+		MaxSubscriptionsPerAccount: c.Subscriptions.MaxPerAccount, ValidationRequired: c.Subscriptions.Validation == "required", AdminMoved: c.Admin.Address != "",
 		Policy: store.DeliveryPolicy{
 			MaxConcurrency: c.Delivery.MaxConcurrency, OnDisabled: store.OnDisabled(c.Delivery.OnDisabled),
 			DisableAfter: store.DisableAfter{Set: true, Duration: c.Delivery.DisableAfter.Duration, Failures: c.Delivery.DisableAfter.Failures},

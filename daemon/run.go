@@ -87,7 +87,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.Close()) }()
 
 	// Each part has a context of its own, ended in the order of the drain, and reports its end here.
-	failed := make(chan error, 3+len(d.servers))
+	failed := make(chan error, 4+len(d.servers))
 	engines := newPart(failed)
 	engines.start("store", d.store.Run)
 	engines.start("queue", d.queue.Run)
@@ -98,6 +98,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	err = d.prepare(ctx)
 	if err == nil {
 		dispatcher.start("dispatcher", d.dispatcher.Run)
+		dispatcher.start("handshake", d.handshake.Run)
 		for _, s := range d.servers {
 			servers.start(s.name, func(context.Context) error {
 				if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {

@@ -152,7 +152,7 @@ func (d *Daemon) tryReload(path string, environ []string) error {
 		return err
 	}
 	// Everything that can fail has been done; from here on it is applied.
-	if err := errors.Join(d.dispatcher.Configure(policy), d.api.Configure(settings)); err != nil {
+	if err := errors.Join(d.dispatcher.Configure(policy), d.handshake.Configure(handshakeSettings(c)), d.api.Configure(settings)); err != nil {
 		return err
 	}
 	d.queue.Configure(retention(c))

@@ -75,6 +75,8 @@ type Settings struct {
 	RatePerToken float64
 	// MaxSubscriptionsPerAccount bounds the subscriptions of an account; 0 means no limit.
 	MaxSubscriptionsPerAccount int
+	// ValidationRequired has every subscription confirmed by its receiver, also one that names no URL for it.
+	ValidationRequired bool
 	// Policy is the configured delivery policy of subscriptions that do not set their own. Of it the API
 	// needs MaxConcurrency, DisableAfter and OnDisabled; with zero members they are not told, never, and hold.
 	Policy store.DeliveryPolicy

@@ -263,6 +263,11 @@ func TestEveryRouteRefusesInTheProblemForm(t *testing.T) {
 			if w := b.request(r.endpoint.method, r.path, "", ""); w.Code != http.StatusOK {
 				t.Errorf("%s without a token: %d", name, w.Code)
 			}
+		} else if r.endpoint.anonymous {
+			for _, token := range []string{"", "nonsense", "old", "dev", "ice"} {
+				wantProblem(t, b.request(r.endpoint.method, r.path, token, ""), http.StatusBadRequest)
+			}
+			wantProblem(t, b.request(r.endpoint.method, r.path+"?frobnicate=1", "", ""), http.StatusBadRequest, "frobnicate")
 		} else {
 			w := b.request(r.endpoint.method, r.path, "", "")
 			wantProblem(t, w, http.StatusUnauthorized)

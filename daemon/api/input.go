@@ -52,10 +52,9 @@ func defaultSubscription() *store.Subscription {
 // deletes its line. A member is let pass with the value that asks for nothing, and with null.
 func notYet() map[string]struct{ harmless, detail string } {
 	return map[string]struct{ harmless, detail string }{
-		"validationCallbackURL": {"", "the validation handshake is not in this version; leave it out, and the subscription is active at once"},
-		"clientCertificate":     {"false", "client certificates are not in this version; use authentication and the signature"},
-		"=application/xml":      {"", "this version delivers application/json only"},
-		"=cloudevents":          {"", "cloudevents is not in this version; use envelope or data"},
+		"clientCertificate": {"false", "client certificates are not in this version; use authentication and the signature"},
+		"=application/xml":  {"", "this version delivers application/json only"},
+		"=cloudevents":      {"", "cloudevents is not in this version; use envelope or data"},
 	}
 }
 
@@ -94,6 +93,10 @@ func (p *subscriptionInput) urlChanged() bool {
 	return p.next.DataCallbackURL != "" && (p.current == nil || p.current.DataCallbackURL != p.next.DataCallbackURL)
 }
 
+func (p *subscriptionInput) validationURLChanged() bool {
+	return p.next.ValidationCallbackURL != "" && (p.current == nil || p.current.ValidationCallbackURL != p.next.ValidationCallbackURL)
+}
+
 func (p *subscriptionInput) resourceChanged() bool {
 	return p.next.Resource != "" && (p.current == nil || p.current.Resource != p.next.Resource)
 }
@@ -102,6 +105,7 @@ func (p *subscriptionInput) resourceChanged() bool {
 func (p *subscriptionInput) read() {
 	d := defaultSubscription()
 	p.callback()
+	p.validationCallback()
 	p.format(d)
 	if v, is := p.seconds("maxWaitSeconds", 0, time.Hour); is == given {
 		p.next.MaxWait = v
@@ -119,7 +123,7 @@ func (p *subscriptionInput) read() {
 	}
 	p.batch()
 	p.delivery()
-	later(p.fields, "validationCallbackURL", "clientCertificate")
+	later(p.fields, "clientCertificate")
 	p.readOnly()
 	p.renamed()
 	p.end("")
@@ -141,6 +145,21 @@ func (p *subscriptionInput) callback() {
 		}
 		p.next.DataCallbackURL = s
 	case wrong:
+	}
+}
+
+// validationCallback reads where the validation record goes. Without one the subscription names none.
+func (p *subscriptionInput) validationCallback() {
+	switch s, is := p.text("validationCallbackURL"); is {
+	case null:
+		p.next.ValidationCallbackURL = ""
+	case given:
+		if err := checkCallbackURL(s); err != nil {
+			p.fault("validationCallbackURL", "%s", err.Error())
+			return
+		}
+		p.next.ValidationCallbackURL = s
+	case absent, wrong:
 	}
 }
 

@@ -30,6 +30,8 @@ type endpoint struct {
 	scopes []store.Scope
 	// open endpoints need no token and answer also while the daemon is not ready.
 	open bool
+	// anonymous endpoints need no token, and like all others a daemon that is ready.
+	anonymous bool
 	// query names the parameters the endpoint knows; anyQuery lets all pass.
 	query    []string
 	anyQuery bool
@@ -89,6 +91,10 @@ func (a *API) routes() []route {
 		}},
 		{"/subscriptions/{subscription}/enable", []*endpoint{{method: post, scopes: subscribe, do: a.enableSubscription}}},
 		{"/subscriptions/{subscription}/pause", []*endpoint{{method: post, scopes: subscribe, do: a.pauseSubscription}}},
+		{"/subscriptions/{subscription}/confirmation", []*endpoint{
+			{method: post, anonymous: true, query: []string{signatureName}, reads: true, do: a.confirmSubscription},
+		}},
+		{"/subscriptions/{subscription}/validation", []*endpoint{{method: post, scopes: subscribe, do: a.requestValidation}}},
 		{"/subscriptions/{subscription}/secret", []*endpoint{{method: post, scopes: subscribe, do: a.rotateSecret}}},
 		{"/subscriptions/{subscription}/ping", []*endpoint{{method: post, scopes: subscribe, do: a.pingSubscription}}},
 		{"/subscriptions/{subscription}/status", []*endpoint{{method: get, scopes: subscribe, do: a.readStatus}}},
@@ -332,8 +338,10 @@ func (c *call) run() error {
 		if err := c.api.ready(); err != nil {
 			return notServing(err)
 		}
-		if p := c.admit(); p != nil {
-			return p
+		if !e.anonymous {
+			if p := c.admit(); p != nil {
+				return p
+			}
 		}
 	}
 	if c.r.URL.RawQuery != "" && !e.anyQuery {

@@ -55,6 +55,8 @@ type statusView struct {
 	DisableAt     time.Time `json:"disableAt,omitzero"`
 	FailuresLeft  int       `json:"failuresLeft,omitzero"`
 	WarnedPercent int       `json:"warnedPercent,omitzero"`
+	// Validation is the record under way.
+	Validation *validationView `json:"validation,omitempty"`
 }
 
 type deliveryCounts struct {
@@ -114,8 +116,9 @@ func viewStatus(s *store.Subscription, stats queue.LaneStats, l LaneStatus, afte
 		},
 		Concurrency: concurrencyView{l.InFlight, l.Window, l.Max},
 		RestUntil:   shown(l.RestUntil), CatchingUp: l.CatchingUp, BatchLimit: l.BatchLimit,
+		Validation: viewValidation(&s.Validation),
 	}
-	if s.State == store.StatePaused || s.State == store.StateDisabled {
+	if s.State != store.StateActive {
 		v.Deliveries.Held = stats.Pending + stats.Retrying
 		v.Deliveries.Pending, v.Deliveries.Retrying = 0, 0
 		// Nothing goes out, so no time is ahead.

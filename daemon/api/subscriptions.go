@@ -18,6 +18,7 @@ import (
 type subscriptionView struct {
 	ID               string          `json:"id"`
 	DataCallbackURL  string          `json:"dataCallbackURL"`
+	ValidationURL    string          `json:"validationCallbackURL,omitempty"`
 	ExportFormat     string          `json:"exportFormat"`
 	NumberOfRecords  int             `json:"numberOfRecords"`
 	MaxWaitSeconds   float64         `json:"maxWaitSeconds"`
@@ -53,7 +54,7 @@ type authView struct {
 func viewSubscription(s *store.Subscription) subscriptionView {
 	v := subscriptionView{
 		ID:              s.ID.String(),
-		DataCallbackURL: s.DataCallbackURL, ExportFormat: s.ExportFormat,
+		DataCallbackURL: s.DataCallbackURL, ValidationURL: s.ValidationCallbackURL, ExportFormat: s.ExportFormat,
 		NumberOfRecords: s.NumberOfRecords, MaxWaitSeconds: s.MaxWait.Seconds(),
 		Resource: s.Resource, Events: s.Events,
 		Payload: string(s.Payload), Method: s.Method, Delivery: viewPolicy(&s.Delivery),
@@ -138,6 +139,7 @@ func (a *API) createSubscription(c *call) error {
 	if err != nil {
 		return err
 	}
+	c.validateNew(s, now)
 	switch err := a.store.CreateSubscription(c.r.Context(), s, c.settings.MaxSubscriptionsPerAccount); {
 	case errors.Is(err, store.ErrLimit):
 		return newProblem(conflict, "the account has %d subscriptions, as many as it may have; delete one, or ask the operator for more (subscriptions.max_per_account)",
@@ -190,6 +192,7 @@ func (a *API) rewriteSubscription(c *call, how mode, types ...string) error {
 			policy := effective(&next.Delivery, &c.settings.Policy)
 			next.Discarding = next.State == store.StateDisabled && policy.OnDisabled == store.OnDisabledDiscard
 		}
+		c.validateChange(s, next, a.moment())
 		*s = *next
 		return nil
 	})
@@ -211,7 +214,7 @@ func startingPoint(how mode, current *store.Subscription) *store.Subscription {
 	d := defaultSubscription()
 	d.ID, d.AccountID, d.CreatedAt, d.UpdatedAt = c.ID, c.AccountID, c.CreatedAt, c.UpdatedAt
 	d.State, d.StateReason, d.StateSince = c.State, c.StateReason, c.StateSince
-	d.Discarding, d.Health = c.Discarding, c.Health
+	d.Discarding, d.Health, d.Validation = c.Discarding, c.Health, c.Validation
 	d.Authentication, d.SigningSecrets = c.Authentication, c.SigningSecrets
 	return d
 }
@@ -302,10 +305,15 @@ func (a *API) enableSubscription(c *call) error {
 		enabled = false // the step may be taken over again
 		switch s.State {
 		case store.StatePending:
-			return newProblem(conflict, "the subscription waits for its confirmation; it becomes active with it")
+			if c.mustValidate(s) {
+				return newProblem(conflict, "the subscription waits for its confirmation; it becomes active with it")
+			}
+			s.EndValidation() // the operator no longer asks for it
+			activate(s, now)
+			enabled = true
 		case store.StatePaused, store.StateDisabled:
-			s.State, s.StateReason, s.StateSince = store.StateActive, "", now
-			s.Discarding, enabled = false, true
+			s.State, s.StateReason, s.StateSince = c.resumed(s, now), "", now
+			s.Discarding, enabled = false, s.State == store.StateActive
 		case store.StateActive:
 		}
 		forgetHealth(s)
@@ -422,6 +430,13 @@ func (a *API) apply(ctx context.Context, in *node, how mode, current, next *stor
 		if u, err := url.Parse(next.DataCallbackURL); err == nil {
 			if err := a.checkURL(u); err != nil {
 				fs.add("dataCallbackURL", "must be an address that pushes may go to; it is refused: %s", err.Error())
+			}
+		}
+	}
+	if p.validationURLChanged() {
+		if u, err := url.Parse(next.ValidationCallbackURL); err == nil {
+			if err := a.checkURL(u); err != nil {
+				fs.add("validationCallbackURL", "must be an address that pushes may go to; it is refused: %s", err.Error())
 			}
 		}
 	}

@@ -171,7 +171,7 @@ func wrongMembers() map[string]struct {
 		"schedule spelling":        {`"delivery":{"retrySchedule":["` + strings.Repeat("0", 40) + `5s"]}`, "/delivery/retrySchedule/0", nil},
 		"concurrency 0":            {`"delivery":{"maxConcurrency":0}`, "/delivery/maxConcurrency", nil},
 		"concurrency 1001":         {`"delivery":{"maxConcurrency":1001}`, "/delivery/maxConcurrency", nil},
-		"validation":               {`"validationCallbackURL":"https://r.example/v"`, "validationCallbackURL", []string{"not in this version"}},
+		"validation":               {`"validationCallbackURL":"r.example/v"`, "validationCallbackURL", []string{"absolute"}},
 		"client certificate":       {`"clientCertificate":true`, "clientCertificate", []string{"not in this version"}},
 		"unknown":                  {`"exportEndpoint":"https://r.example"`, "exportEndpoint", []string{"dataCallbackURL"}},
 		"twice by case":            {`"PAYLOAD":"data","payload":"data"`, "payload", []string{"twice"}},
@@ -472,7 +472,7 @@ func TestSubscriptionLife(t *testing.T) {
 		for i, action := range []string{"/enable", "/pause"} {
 			b.store.mu.Lock()
 			s := b.store.subs[store.SubscriptionID(lane)].Clone()
-			s.State = state
+			s.State, s.ValidationCallbackURL = state, "https://r.example/v"
 			b.store.subs[s.ID] = s
 			b.store.mu.Unlock()
 			if w := b.request(http.MethodPost, path+action, "sub", ""); w.Code != want[i] {

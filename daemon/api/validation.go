@@ -1,0 +1,292 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"herald/queue"
+	"herald/store"
+)
+
+// The media types of forms.
+const (
+	typeForm      = "application/x-www-form-urlencoded"
+	typeMultipart = "multipart/form-data"
+)
+
+// mustValidate says whether the receiver of a subscription has to confirm it: because it names a URL to ask at, or because the
+// operator wants it of all.
+func (c *call) mustValidate(s *store.Subscription) bool {
+	return s.ValidationCallbackURL != "" || c.settings.ValidationRequired
+}
+
+// validateNew makes a new subscription pending if it has to be validated.
+func (c *call) validateNew(s *store.Subscription, now time.Time) {
+	if c.mustValidate(s) {
+		s.State = store.StatePending
+		s.BeginValidation(now)
+	}
+}
+
+// validateChange decides what a change of a subscription means for its validation. Confirmed are hosts, so one that takes the
+// place of a confirmed one has to confirm first, and one that was confirmed before need not again. A path is no
+// other receiver; but a record under way goes to the new one, with a signature for it.
+func (c *call) validateChange(before, next *store.Subscription, now time.Time) {
+	if !c.mustValidate(next) {
+		next.EndValidation()
+		activate(next, now)
+		return
+	}
+	asked := before.ValidationCallbackURL == "" && next.ValidationCallbackURL != ""
+	moved := next.DataCallbackURL != before.DataCallbackURL || next.ValidationURL() != before.ValidationURL()
+	switch {
+	case next.Validated():
+		if moved || asked {
+			next.EndValidation()
+			activate(next, now)
+		}
+	case asked || next.Origins() != before.Origins():
+		if next.State == store.StateActive {
+			next.State, next.StateReason, next.StateSince = store.StatePending, "", now
+		}
+		next.BeginValidation(now)
+	case moved && (next.State == store.StatePending || !next.Validation.NextAt.IsZero()):
+		next.BeginValidation(now)
+	}
+}
+
+// activate makes a pending subscription active.
+func activate(s *store.Subscription, now time.Time) {
+	if s.State == store.StatePending {
+		s.State, s.StateReason, s.StateSince = store.StateActive, "", now
+	}
+}
+
+// resumed is the state of a subscription that is enabled: one whose hosts were changed while it was stopped has still to be
+// confirmed.
+func (c *call) resumed(s *store.Subscription, now time.Time) store.State {
+	if !c.mustValidate(s) || s.Validated() || len(s.Validation.Secret) == 0 {
+		return store.StateActive
+	}
+	if !now.Before(s.Validation.ExpiresAt) {
+		s.BeginValidation(now)
+	}
+	return store.StatePending
+}
+
+// validationView is how a validation record under way fares.
+type validationView struct {
+	ExpiresAt     time.Time `json:"expiresAt"`
+	Attempts      int       `json:"attempts"`
+	NextAttemptAt time.Time `json:"nextAttemptAt,omitzero"`
+	LastError     string    `json:"lastError,omitempty"`
+}
+
+// viewValidation shows the record under way; nil for none.
+func viewValidation(v *store.Validation) *validationView {
+	if v.ExpiresAt.IsZero() {
+		return nil
+	}
+	return &validationView{shown(v.ExpiresAt), v.Attempts, shown(v.NextAt), v.LastError}
+}
+
+// requestValidation sends a new validation record, whatever the state of the subscription. That is left as it is: an active one
+// goes on until its hosts change.
+func (a *API) requestValidation(c *call) error {
+	s, err := c.subscription()
+	if err != nil {
+		return err
+	}
+	now := a.moment()
+	s, err = a.change(c, s.ID, func(s *store.Subscription) error {
+		s.BeginValidation(now)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.answer(http.StatusAccepted, viewValidation(&s.Validation))
+}
+
+// confirmSubscription takes the confirmation of a receiver. It needs no access token: that the signature is known is what shows
+// that the record has arrived.
+func (a *API) confirmSubscription(c *call) error {
+	id, err := store.ParseSubscriptionID(c.r.PathValue("subscription"))
+	if err != nil {
+		return errNoneToConfirm()
+	}
+	signature, err := c.readSignature()
+	if err != nil {
+		return err
+	}
+	s, err := a.store.Subscription(c.r.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
+		return errNoneToConfirm()
+	}
+	if err != nil {
+		return err
+	}
+	now := a.moment()
+	// Anyone may call this, so what is forged must not get as far as the writer, nor what changes nothing.
+	if !s.CheckValidation(signature, now) {
+		return errWrongSignature()
+	}
+	if s.State != store.StatePending && s.Validated() && s.Validation.ExpiresAt.IsZero() {
+		return c.empty()
+	}
+	if s.State == store.StatePending {
+		// What was tried at a host there was before may have been told to wait for long. It flows with the rest.
+		if err := a.queue.Hasten(c.r.Context(), queue.Lane(id)); err != nil {
+			return err
+		}
+	}
+	_, err = a.change(c, id, func(s *store.Subscription) error {
+		if !s.CheckValidation(signature, now) {
+			return errWrongSignature()
+		}
+		s.Confirm(now)
+		return nil
+	})
+	if p, ok := errors.AsType[*problem](err); ok && p.kind == notFound {
+		return errNoneToConfirm()
+	}
+	if err != nil {
+		return err
+	}
+	return c.empty()
+}
+
+func errNoneToConfirm() *problem {
+	return newProblem(notFound, "there is no such subscription; it may have been deleted since the confirmation was asked for")
+}
+
+func errWrongSignature() *problem {
+	return newProblem(forbidden, "signature: it is not one of this subscription as it is now, or it has expired; "+
+		"the owner of the subscription has a new one sent with POST /subscriptions/{id}/validation")
+}
+
+const (
+	// maxConfirmation bounds the body of a call that anyone may make; the signature has some 60 bytes.
+	maxConfirmation = 16 << 10
+	signatureName   = "signature"
+	// recordURLName is the other member of a validation record, let pass so that a record may be sent back whole.
+	recordURLName = "confirmationURL"
+)
+
+// readSignature finds the signature: a query parameter, a field of a form, or a member of a JSON object.
+func (c *call) readSignature() (string, error) {
+	limited := *c.settings
+	limited.BodyBytes = min(limited.BodyBytes, maxConfirmation)
+	c.settings = &limited
+	var found []string
+	if s := c.r.URL.Query().Get(signatureName); s != "" {
+		found = append(found, s)
+	}
+	inBody, err := c.signatureInBody()
+	if err != nil {
+		return "", err
+	}
+	if inBody != "" {
+		found = append(found, inBody)
+	}
+	if len(found) == 0 {
+		var fs faults
+		fs.add(signatureName, "is needed: the one of the validation record, as a field of a form, a member of a JSON object, or a query parameter")
+		return "", fs.err()
+	}
+	if found[0] != found[len(found)-1] {
+		var fs faults
+		fs.add(signatureName, "is one in the query and another in the body; give it once")
+		return "", fs.err()
+	}
+	return found[0], nil
+}
+
+// signatureInBody reads the body, if there is one; "" means that it holds no signature.
+func (c *call) signatureInBody() (string, error) {
+	if c.r.ContentLength == 0 {
+		return "", nil
+	}
+	if err := c.fill(); err != nil {
+		return "", err
+	}
+	if len(bytes.TrimSpace(c.body.Bytes())) == 0 {
+		return "", nil
+	}
+	got, err := c.mediaType([]string{typeJSON, typeForm, typeMultipart})
+	if err != nil {
+		return "", err
+	}
+	var fs faults
+	if got == typeJSON {
+		n, err := c.parse()
+		if err != nil {
+			return "", err
+		}
+		f := object(n, "", &fs)
+		s, is := f.text(signatureName)
+		f.ignore(recordURLName)
+		f.end("")
+		if is == null || is == given && s == "" {
+			f.fault(signatureName, "is needed: the one of the validation record")
+		}
+		return s, fs.err()
+	}
+	form, err := c.readForm(got)
+	if err != nil {
+		return "", err
+	}
+	names := make([]string, 0, len(form))
+	for name := range form {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		switch {
+		case name != signatureName && name != recordURLName:
+			fs.add(name, "is not known; known are %s, %s", signatureName, recordURLName)
+		case len(form[name]) > 1:
+			fs.add(name, "is there %d times; give it once", len(form[name]))
+		}
+	}
+	return form.Get(signatureName), fs.err()
+}
+
+// readForm reads c.body as a form of that type.
+func (c *call) readForm(mediaType string) (url.Values, error) {
+	if mediaType == typeForm {
+		form, err := url.ParseQuery(c.body.String())
+		if err != nil {
+			return nil, newProblem(badRequest, "the form cannot be read: fields are joined by '&', and '%%' begins an escape of two digits")
+		}
+		return form, nil
+	}
+	broken := newProblem(badRequest, "the form cannot be read: its parts do not fit its Content-Type")
+	_, params, err := mime.ParseMediaType(c.r.Header.Get("Content-Type"))
+	if err != nil || params["boundary"] == "" {
+		return nil, broken
+	}
+	// The body is bounded, and with it whatever the parts hold.
+	parts, form := multipart.NewReader(&c.body, params["boundary"]), url.Values{}
+	for {
+		part, err := parts.NextPart()
+		if errors.Is(err, io.EOF) {
+			return form, nil
+		}
+		if err != nil {
+			return nil, broken
+		}
+		value, err := io.ReadAll(part)
+		if err != nil {
+			return nil, broken
+		}
+		form.Add(part.FormName(), string(value))
+	}
+}
