@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"testing"
@@ -14,9 +15,7 @@ import (
 // stopping is a policy by which n failed pushes in a row disable a subscription that is pushed to one by one.
 func stopping(n int, more fields) fields {
 	policy := fields{"retrySchedule": []string{"1s"}, "maxConcurrency": 1, "disableAfter": fields{"failures": n}}
-	for k, v := range more {
-		policy[k] = v
-	}
+	maps.Copy(policy, more)
 	return fields{"delivery": policy}
 }
 
