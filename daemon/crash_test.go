@@ -37,7 +37,7 @@ func TestCrash(t *testing.T) {
 	}
 	c.finish()
 	if missing := c.missing(); len(missing) > 0 {
-		t.Fatalf("%d of %d acknowledged deliveries were lost, such as %s", len(missing), 2*len(c.acked), missing[0])
+		t.Fatalf("%d of %d acknowledged deliveries were lost, such as %s", len(missing), len(crashReceivers())*len(c.acked), missing[0])
 	}
 	t.Logf("%d kills, %d events acknowledged, %d pushes", cycles, len(c.acked), c.pushes.Load())
 }
@@ -95,6 +95,41 @@ func acknowledgeEarly(address, behind string) {
 	}))
 }
 
+// crashReceiver is a receiver, and how its subscription wants its deliveries.
+type crashReceiver struct {
+	fails   int64 // every so manieth push; 0 for none
+	members string
+	policy  string
+	batches bool
+	ordered bool
+}
+
+// crashReceivers are one that always works, and those whose failures let the kills hit retries of every kind.
+func crashReceivers() []crashReceiver {
+	return []crashReceiver{
+		{},
+		{fails: 3},
+		{fails: 4, members: `"numberOfRecords":10,"maxWaitSeconds":0.1,`, batches: true},
+		{fails: 10, members: `"numberOfRecords":200,"maxWaitSeconds":0.1,`, policy: `"ordering":"strict",`, batches: true, ordered: true},
+		{fails: 60, policy: `"ordering":"key","orderingKey":"n",`},
+	}
+}
+
+// arrive notes a delivery. The ids that the daemon gives sort by acceptance, so in strict order none arrives for the first
+// time after a later one has.
+func (c *crash) arrive(receiver int, id string, ordered bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := fmt.Sprint(receiver, id)
+	if ordered && !c.arrived[key] {
+		if strings.HasPrefix(id, "evt_") && id < c.latest {
+			c.t.Errorf("%s arrived after %s, in strict order", id, c.latest)
+		}
+		c.latest = id
+	}
+	c.arrived[key] = true
+}
+
 type crash struct {
 	t       *testing.T
 	dir     string
@@ -107,6 +142,7 @@ type crash struct {
 	mu      sync.Mutex
 	acked   map[string]bool
 	arrived map[string]bool // receiver and event id
+	latest  string          // at the receiver in strict order
 }
 
 func newCrash(t *testing.T, front string) *crash {
@@ -118,20 +154,26 @@ func newCrash(t *testing.T, front string) *crash {
 		c.environ = []string{earlyVariable + "=" + front, behindVariable + "=" + c.address}
 	}
 	d := c.start()
-	// One receiver always works, the other fails every third push, so that kills also hit retries.
-	for i, failing := range []bool{false, true} {
+	for i, x := range crashReceivers() {
+		var pushes atomic.Int64
 		r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body)
-			if n := c.pushes.Add(1); failing && n%3 == 0 {
+			text, err := io.ReadAll(r.Body)
+			if c.pushes.Add(1); err != nil || x.fails > 0 && pushes.Add(1)%x.fails == 0 {
 				w.WriteHeader(http.StatusInternalServerError)
 				return
 			}
-			c.mu.Lock()
-			c.arrived[fmt.Sprint(i, r.Header.Get("Webhook-Id"))] = true
-			c.mu.Unlock()
+			var batch struct{ Records []struct{ ID string } }
+			if x.batches && json.Unmarshal(text, &batch) == nil {
+				for _, record := range batch.Records {
+					c.arrive(i, record.ID, x.ordered)
+				}
+			} else {
+				c.arrive(i, r.Header.Get("Webhook-Id"), x.ordered)
+			}
 		}))
 		t.Cleanup(r.Close)
-		body := fmt.Sprintf(`{"dataCallbackURL":%q,"delivery":{"retrySchedule":[%s]}}`, r.URL, strings.TrimSuffix(strings.Repeat(`"1s",`, 50), ","))
+		waits := strings.TrimSuffix(strings.Repeat(`"1s",`, 50), ",")
+		body := fmt.Sprintf(`{"dataCallbackURL":%q,%s"delivery":{%s"retrySchedule":[%s]}}`, r.URL, x.members, x.policy, waits)
 		if _, err := c.post(c.address, "/subscriptions", body); err != nil {
 			t.Fatal(err)
 		}
@@ -304,7 +346,7 @@ func (c *crash) missing() []string {
 	defer c.mu.Unlock()
 	var out []string
 	for id := range c.acked {
-		for r := range 2 {
+		for r := range crashReceivers() {
 			if key := fmt.Sprint(r, id); !c.arrived[key] {
 				out = append(out, key)
 			}
@@ -317,7 +359,11 @@ func (c *crash) forgetArrived() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id := range c.acked {
-		if c.arrived[fmt.Sprint(0, id)] && c.arrived[fmt.Sprint(1, id)] {
+		everywhere := true
+		for r := range crashReceivers() {
+			everywhere = everywhere && c.arrived[fmt.Sprint(r, id)]
+		}
+		if everywhere {
 			delete(c.acked, id)
 		}
 	}
@@ -327,7 +373,7 @@ func (c *crash) forgetArrived() {
 func (c *crash) finish() {
 	c.t.Helper()
 	d := c.start()
-	eventually(c.t, "nothing is pending any more", func() bool {
+	within(c.t, 2*time.Minute, "nothing is pending any more", func() bool {
 		resp, err := http.Get("http://" + c.address + "/metrics")
 		if err != nil {
 			return false
