@@ -99,7 +99,7 @@ func TestContract_Metrics(t *testing.T) {
 		t.Errorf("%v requests were refused, want 1", got)
 	}
 	// The labels are closed sets: nothing of what users named, no ids, no addresses.
-	for _, secret := range []string{a, b, "path-of-a-url", strings.TrimPrefix(good.URL, "http://"), "task.create", "evt_", "default\""} {
+	for _, secret := range []string{a, b, "path-of-a-url", strings.TrimPrefix(good.URL, "http://"), "task.create", "evt_", "\"default\""} {
 		if strings.Contains(text, secret) {
 			t.Errorf("the metrics show %q", secret)
 		}

@@ -19,7 +19,6 @@ func TestContract_LaterFieldsAreRefused(t *testing.T) {
 	}{
 		{"exportFormat", fields{"exportFormat": "application/xml"}},
 		{"payload", fields{"payload": "cloudevents"}},
-		{"clientCertificate", fields{"clientCertificate": true}},
 	} {
 		c.body["dataCallbackURL"] = r.URL
 		for method, path := range map[string]string{"POST": "/subscriptions", "PUT": "/subscriptions/" + id, "PATCH": "/subscriptions/" + id} {
@@ -41,7 +40,6 @@ func TestContract_LaterCallsAreNotThere(t *testing.T) {
 	id := h.subscribe("http://127.0.0.1:8421/", nil)
 	for _, call := range [][2]string{
 		{"POST", "/subscriptions/" + id + "/replay"},
-		{"GET", "/certificates/default"},
 		{"POST", "/messages/android"},
 		{"POST", "/messages"},
 		{"GET", "/implementations"},

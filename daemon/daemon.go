@@ -29,6 +29,7 @@ import (
 	"herald/daemon/dispatch"
 	"herald/daemon/egress"
 	"herald/daemon/handshake"
+	"herald/daemon/identity"
 	"herald/daemon/sender/webhook"
 	"herald/queue"
 	"herald/queue/boltqueue"
@@ -61,6 +62,7 @@ type Daemon struct {
 
 	store      *boltstore.Store
 	queue      *boltqueue.Queue
+	identity   *identity.Identity
 	dispatcher *dispatch.Dispatcher
 	handshake  *handshake.Handshake
 	api        *api.API
@@ -108,6 +110,9 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
 	if err := d.openFiles(registry); err != nil {
+		return nil, err
+	}
+	if err := d.openIdentity(registry); err != nil {
 		return nil, err
 	}
 	if err := d.build(registry); err != nil {
@@ -198,10 +203,12 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	d.closers = append(d.closers, func() error { transport.CloseIdleConnections(); return nil })
 	sender, err := webhook.New(webhook.Options{
 		Transport: transport, UserAgent: "Herald/" + d.o.Version, Logger: d.logger.With("part", "webhook"),
+		Certified: certifiedTransport(way, idle), Identity: d.identity.Credential,
 	})
 	if err != nil {
 		return err
 	}
+	d.closers = append(d.closers, func() error { sender.CloseIdleConnections(); return nil })
 	policy, err := deliveryPolicy(c)
 	if err != nil {
 		return &ExitError{ExitUsage, err}
@@ -227,7 +234,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	}
 	d.api, err = api.New(api.Options{
 		Store: d.store, Queue: nudging{d.queue, d.dispatcher.Nudge}, Settings: settings, Version: d.o.Version,
-		CheckURL: way.CheckURL,
+		CheckURL: way.CheckURL, Certificates: d.identity.Chain,
 		Changed: func(id store.SubscriptionID) {
 			d.dispatcher.Changed(queue.Lane(id))
 			d.handshake.Changed(id)

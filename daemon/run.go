@@ -87,10 +87,11 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.Close()) }()
 
 	// Each part has a context of its own, ended in the order of the drain, and reports its end here.
-	failed := make(chan error, 4+len(d.servers))
+	failed := make(chan error, 5+len(d.servers))
 	engines := newPart(failed)
 	engines.start("store", d.store.Run)
 	engines.start("queue", d.queue.Run)
+	engines.start("identity", d.identity.Run)
 	dispatcher := newPart(failed)
 	servers := newPart(failed)
 	stopServers := func() {}

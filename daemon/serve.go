@@ -156,6 +156,7 @@ func (d *Daemon) tryReload(path string, environ []string) error {
 		return err
 	}
 	d.queue.Configure(retention(c))
+	d.identity.Refresh() // logs by itself what it finds: a certificate is no reason to refuse the rest
 	if d.o.Level != nil {
 		d.o.Level.Set(logLevel(c))
 	}

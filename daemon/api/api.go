@@ -48,6 +48,9 @@ type Options struct {
 	// Status tells how pushes to a subscription go, and false when nothing is known of it because none has
 	// been under way. It must be quick. Nil knows nothing.
 	Status func(store.SubscriptionID) (LaneStatus, bool)
+	// Certificates returns the chain of GET /certificates/default as PEM, which is not changed. It must be quick. Nil
+	// makes it empty.
+	Certificates func() []byte
 	// Ready returns nil while requests are to be served, else the reason why not, for people; every
 	// request but health and metrics is then answered with 503. It is asked for each request and must
 	// be quick. Nil means always ready.
@@ -125,6 +128,9 @@ type API struct {
 	gatherer    prometheus.Gatherer
 	now         func() time.Time
 
+	certificates func() []byte
+	decoding     chan struct{} // holds a value while a PKCS #12 file is read
+
 	metrics  *metrics
 	limiter  limiter
 	calls    sync.Pool
@@ -148,6 +154,7 @@ func New(o Options) (*API, error) {
 		store: o.Store, queue: o.Queue, version: o.Version,
 		checkURL: o.CheckURL, changed: o.Changed, operational: o.Operational, status: o.Status, ready: o.Ready,
 		logger: o.Logger, gatherer: o.Gatherer, now: o.Now,
+		certificates: o.Certificates, decoding: make(chan struct{}, 1),
 		outage: rate.Sometimes{Interval: time.Second},
 	}
 	a.settings.Store(s)
@@ -162,6 +169,9 @@ func New(o Options) (*API, error) {
 	}
 	if a.status == nil {
 		a.status = func(store.SubscriptionID) (LaneStatus, bool) { return LaneStatus{}, false }
+	}
+	if a.certificates == nil {
+		a.certificates = func() []byte { return nil }
 	}
 	if a.ready == nil {
 		a.ready = func() error { return nil }

@@ -71,6 +71,7 @@ type node struct {
 	members  []member
 	items    []node
 	from, to int // where an object stands in the body
+	costly   any // what reading the value took long to make
 }
 
 type member struct {

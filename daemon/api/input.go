@@ -1,8 +1,6 @@
 package api
 
 import (
-	"crypto/rand"
-	"encoding/base64"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -52,9 +50,8 @@ func defaultSubscription() *store.Subscription {
 // deletes its line. A member is let pass with the value that asks for nothing, and with null.
 func notYet() map[string]struct{ harmless, detail string } {
 	return map[string]struct{ harmless, detail string }{
-		"clientCertificate": {"false", "client certificates are not in this version; use authentication and the signature"},
-		"=application/xml":  {"", "this version delivers application/json only"},
-		"=cloudevents":      {"", "cloudevents is not in this version; use envelope or data"},
+		"=application/xml": {"", "this version delivers application/json only"},
+		"=cloudevents":     {"", "cloudevents is not in this version; use envelope or data"},
 	}
 }
 
@@ -87,6 +84,10 @@ type subscriptionInput struct {
 	next    *store.Subscription
 	// generated is the signing secret made because none was given.
 	generated string
+	// decode reads a PKCS #12 file; nil where the body has been read before.
+	decode func(text, password string) (*decoded, *problem)
+	// refusal is why the body cannot be judged now.
+	refusal *problem
 }
 
 func (p *subscriptionInput) urlChanged() bool {
@@ -123,7 +124,7 @@ func (p *subscriptionInput) read() {
 	}
 	p.batch()
 	p.delivery()
-	later(p.fields, "clientCertificate")
+	p.clientCertificate()
 	p.readOnly()
 	p.renamed()
 	p.end("")
@@ -400,54 +401,10 @@ func setPart(f *fields, name string, set bool) {
 	}
 }
 
-func (p *subscriptionInput) signing() {
-	s, is := p.text("signingSecret")
-	switch is {
-	case absent:
-		if p.how == creating {
-			var key []byte
-			key, p.generated = newSigningSecret()
-			p.next.SigningSecrets = []store.SigningSecret{{Key: key}}
-		}
-	case null:
-		p.next.SigningSecrets = nil
-	case given:
-		key, ok := parseSigningSecret(s)
-		if !ok {
-			p.fault("signingSecret", "must be whsec_ and 24 to 64 bytes in base64; leave it out to have one generated")
-			return
-		}
-		p.next.SigningSecrets = []store.SigningSecret{{Key: key}}
-	case wrong:
-	}
-}
-
-// The form of a signing secret, of the Standard Webhooks specification.
-const (
-	secretPrefix = "whsec_"
-	minSecret    = 24
-	maxSecret    = 64
-)
-
-func newSigningSecret() (key []byte, text string) {
-	key = make([]byte, 32)
-	_, _ = rand.Read(key) // documented never to fail: the process ends first
-	return key, secretPrefix + base64.StdEncoding.EncodeToString(key)
-}
-
-func parseSigningSecret(s string) ([]byte, bool) {
-	text, ok := strings.CutPrefix(s, secretPrefix)
-	if !ok || strings.ContainsAny(text, "\r\n") { // which the decoder would skip
-		return nil, false
-	}
-	key, err := base64.StdEncoding.Strict().DecodeString(text)
-	return key, err == nil && len(key) >= minSecret && len(key) <= maxSecret
-}
-
 // readOnly takes what a read shows, so that a read may be sent back; POST has nothing to send back.
 func (p *subscriptionInput) readOnly() {
 	if p.how == creating {
-		for _, name := range []string{"id", "state", "stateReason", "stateSince", "createdAt", "updatedAt", "signingSecretSet"} {
+		for _, name := range []string{"id", "state", "stateReason", "stateSince", "createdAt", "updatedAt", "signingSecretSet", "signingPublicKeys"} {
 			if p.take(name) != nil {
 				p.fault(name, "is set by the daemon; leave it out")
 			}
@@ -460,7 +417,7 @@ func (p *subscriptionInput) readOnly() {
 	if v, is := p.boolean("signingSecretSet"); is == given && v != (len(p.current.SigningSecrets) > 0) {
 		p.fault("signingSecretSet", "is only shown and cannot be changed; send signingSecret, or null to remove it")
 	}
-	p.ignore("stateReason", "stateSince", "createdAt", "updatedAt")
+	p.ignore("signingPublicKeys", "stateReason", "stateSince", "createdAt", "updatedAt")
 }
 
 // checkVisible is for what stands in a header without quoting: printable ASCII without space.

@@ -101,6 +101,7 @@ func (a *API) routes() []route {
 		{"/subscriptions/{subscription}/retry", []*endpoint{
 			{method: post, scopes: subscribe, query: deadMembers(), reads: true, do: a.retrySubscription},
 		}},
+		{"/certificates/default", []*endpoint{{method: get, open: true, do: a.readCertificates}}},
 		{"/events", []*endpoint{
 			{method: get, scopes: read, query: page, do: a.listEvents},
 			{method: post, scopes: publish, reads: true, publishes: true, do: a.publish},

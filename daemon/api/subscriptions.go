@@ -29,7 +29,10 @@ type subscriptionView struct {
 	Method           string          `json:"method"`
 	Authentication   *authView       `json:"authentication,omitempty"`
 	Delivery         *deliveryPolicy `json:"delivery,omitempty"`
+	ClientCert       any             `json:"clientCertificate,omitzero"`
 	SigningSecretSet bool            `json:"signingSecretSet"`
+	SignatureScheme  string          `json:"signatureScheme,omitempty"`
+	PublicKeys       []string        `json:"signingPublicKeys,omitempty"`
 	SigningSecret    string          `json:"signingSecret,omitempty"`
 	State            string          `json:"state"`
 	StateReason      string          `json:"stateReason,omitempty"`
@@ -58,8 +61,10 @@ func viewSubscription(s *store.Subscription) subscriptionView {
 		NumberOfRecords: s.NumberOfRecords, MaxWaitSeconds: s.MaxWait.Seconds(),
 		Resource: s.Resource, Events: s.Events,
 		Payload: string(s.Payload), Method: s.Method, Delivery: viewPolicy(&s.Delivery),
-		SigningSecretSet: len(s.SigningSecrets) > 0,
-		State:            string(s.State), StateReason: s.StateReason, StateSince: s.StateSince.UTC(),
+		ClientCert:       viewClientCertificate(&s.ClientCertificate),
+		SigningSecretSet: len(s.SigningSecrets) > 0, SignatureScheme: shownScheme(s.SigningSecrets),
+		PublicKeys: publicKeys(s.SigningSecrets, time.Now()),
+		State:      string(s.State), StateReason: s.StateReason, StateSince: s.StateSince.UTC(),
 		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
 	}
 	if a := s.Authentication; a.Type != store.AuthNone {
@@ -185,7 +190,8 @@ func (a *API) rewriteSubscription(c *call, how mode, types ...string) error {
 		if _, err := a.applyUnchecked(in, how, s, next); err != nil {
 			return err
 		}
-		if next.DataCallbackURL != s.DataCallbackURL || next.Method != s.Method || next.Authentication != s.Authentication {
+		if next.DataCallbackURL != s.DataCallbackURL || next.Method != s.Method || next.Authentication != s.Authentication ||
+			!sameCertificate(&next.ClientCertificate, &s.ClientCertificate) {
 			forgetHealth(next)
 		}
 		if next.Delivery.OnDisabled != s.Delivery.OnDisabled {
@@ -216,6 +222,9 @@ func startingPoint(how mode, current *store.Subscription) *store.Subscription {
 	d.State, d.StateReason, d.StateSince = c.State, c.StateReason, c.StateSince
 	d.Discarding, d.Health, d.Validation = c.Discarding, c.Health, c.Validation
 	d.Authentication, d.SigningSecrets = c.Authentication, c.SigningSecrets
+	if c.ClientCertificate.Chain != "" { // with its key; Herald's own is no secret of the subscription
+		d.ClientCertificate = c.ClientCertificate
+	}
 	return d
 }
 
@@ -358,20 +367,23 @@ const (
 	maxSecrets = 5
 )
 
+// secretView has the secret to verify with, or the public keys of the key pairs in force.
 type secretView struct {
-	SigningSecret string `json:"signingSecret"`
+	SigningSecret     string   `json:"signingSecret,omitempty"`
+	SigningPublicKeys []string `json:"signingPublicKeys,omitempty"`
 }
 
-// rotateSecret puts a new signing secret in force beside those there are.
+// rotateSecret puts a new signing secret of the same scheme in force beside those there are.
 func (a *API) rotateSecret(c *call) error {
 	s, err := c.subscription()
 	if err != nil {
 		return err
 	}
-	key, text := newSigningSecret()
-	now := a.moment()
-	_, err = a.change(c, s.ID, func(s *store.Subscription) error {
-		list := []store.SigningSecret{{Key: key}}
+	now, text := a.moment(), ""
+	s, err = a.change(c, s.ID, func(s *store.Subscription) error {
+		var secret store.SigningSecret
+		secret, text = newSigningSecret(schemeOf(s.SigningSecrets) == asymmetricScheme)
+		list := []store.SigningSecret{secret}
 		for _, old := range s.SigningSecrets {
 			if old.ExpiresAt.IsZero() {
 				old.ExpiresAt = now.Add(secretOverlap)
@@ -390,7 +402,7 @@ func (a *API) rotateSecret(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.answer(http.StatusOK, secretView{text})
+	return c.answer(http.StatusOK, secretView{text, publicKeys(s.SigningSecrets, now)})
 }
 
 // PingType is the type of a test event. Publishers cannot use it.
@@ -424,8 +436,11 @@ type idView struct {
 // generated, or "".
 func (a *API) apply(ctx context.Context, in *node, how mode, current, next *store.Subscription) (string, error) {
 	var fs faults
-	p := &subscriptionInput{fields: object(in, "", &fs), faults: &fs, how: how, current: current, next: next}
+	p := &subscriptionInput{fields: object(in, "", &fs), faults: &fs, how: how, current: current, next: next, decode: a.decoder(ctx)}
 	p.read()
+	if p.refusal != nil {
+		return "", p.refusal
+	}
 	if p.urlChanged() {
 		if u, err := url.Parse(next.DataCallbackURL); err == nil {
 			if err := a.checkURL(u); err != nil {

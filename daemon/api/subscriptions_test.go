@@ -172,7 +172,7 @@ func wrongMembers() map[string]struct {
 		"concurrency 0":            {`"delivery":{"maxConcurrency":0}`, "/delivery/maxConcurrency", nil},
 		"concurrency 1001":         {`"delivery":{"maxConcurrency":1001}`, "/delivery/maxConcurrency", nil},
 		"validation":               {`"validationCallbackURL":"r.example/v"`, "validationCallbackURL", []string{"absolute"}},
-		"client certificate":       {`"clientCertificate":true`, "clientCertificate", []string{"not in this version"}},
+		"client certificate":       {`"clientCertificate":"yes"`, "clientCertificate", []string{"true, false or an object"}},
 		"unknown":                  {`"exportEndpoint":"https://r.example"`, "exportEndpoint", []string{"dataCallbackURL"}},
 		"twice by case":            {`"PAYLOAD":"data","payload":"data"`, "payload", []string{"twice"}},
 	}
@@ -244,8 +244,8 @@ func TestSubscriptionDefaults(t *testing.T) {
 	b := newBed(t)
 	v, path := b.subscribe(`{"DATAcallbackurl":"https://r.example/x?key=1","filter":null,"clientCertificate":false,"delivery":{"ordering":null,"disableAfter":null}}`)
 	secret, _ := v["signingSecret"].(string)
-	key, ok := parseSigningSecret(secret)
-	if !ok || len(key) != 32 || string(b.stored().SigningSecrets[0].Key) != string(key) {
+	parsed, ok := parseSigningSecret(secret)
+	if !ok || len(parsed.Key) != 32 || string(b.stored().SigningSecrets[0].Key) != string(parsed.Key) {
 		t.Errorf("the generated secret %q", secret)
 	}
 	delete(v, "signingSecret")
@@ -489,8 +489,8 @@ func TestSubscriptionLife(t *testing.T) {
 	got := wantJSON[map[string]string](t, b.request(http.MethodPost, path+"/secret", "sub", ""), 200)
 	second, ok := parseSigningSecret(got["signingSecret"])
 	secrets := b.stored().SigningSecrets
-	if !ok || len(secrets) != 2 || string(secrets[0].Key) != string(second) || !secrets[0].ExpiresAt.IsZero() ||
-		string(secrets[1].Key) != string(first) || !secrets[1].ExpiresAt.Equal(testNow.Add(24*time.Hour)) {
+	if !ok || len(secrets) != 2 || string(secrets[0].Key) != string(second.Key) || !secrets[0].ExpiresAt.IsZero() ||
+		string(secrets[1].Key) != string(first.Key) || !secrets[1].ExpiresAt.Equal(testNow.Add(24*time.Hour)) {
 		t.Errorf("rotated to %+v", secrets)
 	}
 	for range maxSecrets - 2 {

@@ -135,7 +135,8 @@ type Egress struct {
 	HTTPSOnly bool `yaml:"https_only"`
 }
 
-// Identity is the certificate chain with which the daemon proves who it is, and its key.
+// Identity is the certificate chain with which the daemon proves who it is, and its key: PEM files, both or neither
+// set. Without them both are self-made.
 type Identity struct {
 	Cert string `yaml:"cert"`
 	Key  string `yaml:"key"`

@@ -59,6 +59,7 @@ egress:
   proxy: http://user:secretword@proxy.example.com:3128
   ca_file: DIR/ca.pem
   https_only: true
+identity: {cert: DIR/cert.pem, key: DIR/key.pem}
 retention: {events: 1d, attempts: 36h, dead: 30m, max_bytes: 2GiB}
 limits: {body_bytes: 2097152, payload_bytes: 64KiB, rate_per_token: 2.5}
 log: {level: debug, format: json}
@@ -116,6 +117,7 @@ func TestParseEverything(t *testing.T) {
 		CAFile:        dir + "/ca.pem",
 		HTTPSOnly:     true,
 	}
+	want.Identity = Identity{dir + "/cert.pem", dir + "/key.pem"}
 	want.Retention = Retention{24 * time.Hour, 36 * time.Hour, 30 * time.Minute, 2 << 30}
 	want.Limits = Limits{2 << 20, 64 << 10, 2.5}
 	want.Log = Log{"debug", "json"}
@@ -359,7 +361,7 @@ func TestNeedsRestart(t *testing.T) {
 	want := []string{
 		"listen.address", "listen.tls.cert", "listen.tls.key", "listen.socket", "admin.address", "public_url", "data_dir",
 		"secrets.key_file", "delivery.workers", "egress.allow_networks", "egress.deny_networks", "egress.proxy",
-		"egress.ca_file", "egress.https_only", "log.format",
+		"egress.ca_file", "egress.https_only", "identity.cert", "identity.key", "log.format",
 	}
 	if got := NeedsRestart(&before, after); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)

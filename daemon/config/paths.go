@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // SocketPath returns the path of the unix socket: listen.socket, else herald.sock in systemd's
@@ -116,8 +117,8 @@ func (c *Config) ExternalURL(address string) string {
 	return scheme + "://" + host
 }
 
-// Warnings returns what is allowed but seldom meant: secret files that others may read, tokens sent
-// in the clear, profiles open to the network. It looks at the files each time it is called.
+// Warnings returns what is allowed but seldom meant: secret files that others may read, certificates not valid now, tokens
+// sent in the clear, profiles open to the network. It looks at the files each time it is called.
 func (c *Config) Warnings() []string {
 	list := append([]string(nil), c.notes...)
 	keyFile := c.SecretsKeyFile(nil)
@@ -132,6 +133,15 @@ func (c *Config) Warnings() []string {
 		}
 		if info, err := os.Stat(f.path); err == nil && exposed(info.Mode()) {
 			list = append(list, f.key+": every user of this machine can read the file, or its group change it (mode "+info.Mode().Perm().String()+"); chmod 600 it")
+		}
+	}
+	now := time.Now()
+	for _, f := range []struct{ key, path string }{
+		{"listen.tls.cert", c.Listen.TLS.Cert},
+		{"identity.cert", c.Identity.Cert},
+	} {
+		if w := expiring(f.key, f.path, now); w != "" {
+			list = append(list, w)
 		}
 	}
 	if c.Listen.TLS.Cert == "" && !local(c.Listen.Address) && !strings.HasPrefix(c.PublicURL, "https://") {

@@ -8,8 +8,6 @@ import "reflect"
 func unavailable() map[string]string {
 	const endpoints = "does not send to devices"
 	return map[string]string{
-		"identity.cert":         "does not sign with a certificate",
-		"identity.key":          "does not sign with a certificate",
 		"providers.fcm.url":     endpoints,
 		"providers.apns.url":    endpoints,
 		"providers.webpush.url": endpoints,

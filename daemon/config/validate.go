@@ -61,7 +61,7 @@ func validate(c *Config, d *decoder, env []string) {
 
 	j.proxy(c.Egress.Proxy)
 	j.authorities(c.Egress.CAFile)
-	j.pair("identity", c.Identity.Cert, c.Identity.Key)
+	j.identity(c.Identity.Cert, c.Identity.Key)
 
 	within(j, "retention.events", c.Retention.Events, time.Second, 3650*day)
 	within(j, "retention.attempts", c.Retention.Attempts, time.Second, 3650*day)

@@ -62,11 +62,15 @@ type tripper struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t tripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	next := t.next
 	if x, ok := req.Context().Value(exchangeKey{}).(*exchange); ok {
 		x.phase.Store(phaseConnect) // of this try, not of the one before
 		x.conn, x.reused = nil, false
+		if x.transport != nil {
+			next = x.transport
+		}
 	}
-	resp, err := t.next.RoundTrip(req)
+	resp, err := next.RoundTrip(req)
 	if err == nil && resp.StatusCode >= 300 && resp.StatusCode <= 399 {
 		if location, ok := resp.Header["Location"]; ok {
 			delete(resp.Header, "Location")

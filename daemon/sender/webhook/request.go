@@ -59,7 +59,7 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 
 	now := s.now()
 	stamp := strconv.FormatInt(now.Unix(), 10)
-	h := make(http.Header, 8) // no more than there are: a map of 8 is one allocation
+	h := make(http.Header, 8) // a map of 8 is one allocation; the signature by certificate makes it grow
 	// One array for the values: a slice each would be an allocation each.
 	values := [...]string{
 		p.ID, stamp, s.userAgent, strconv.Itoa(p.Attempt), sub.ID.String(), sub.ExportFormat,
@@ -79,6 +79,11 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 	}
 	if pr := authenticate(sub, u, h, v[7:8:8]); pr != nil {
 		return nil, pr
+	}
+	if s.identity != nil { // last, because the query may hold credentials
+		if pr := sign(s.identity(), u, h, method, p.ID, stamp, now, body); pr != nil {
+			return nil, pr
+		}
 	}
 
 	req := (&http.Request{
@@ -135,7 +140,8 @@ func authenticate(sub *store.Subscription, u *url.URL, h http.Header, value []st
 func reserved(key string) bool {
 	switch key {
 	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Connection", "Trailer", "Te",
-		"Upgrade", "Expect", "Keep-Alive", "Proxy-Connection", "User-Agent", "Idempotency-Key", "X-Idempotency-Key", "Accept-Encoding":
+		"Upgrade", "Expect", "Keep-Alive", "Proxy-Connection", "User-Agent", "Idempotency-Key", "X-Idempotency-Key", "Accept-Encoding",
+		"Content-Digest", "Signature", "Signature-Input":
 		return true
 	}
 	return strings.HasPrefix(key, "Webhook-") || strings.HasPrefix(key, "Herald-")
@@ -155,22 +161,26 @@ func addQuery(u *url.URL, name, value string) {
 }
 
 // signatures is the webhook-signature of Standard Webhooks: for each secret in force
-// "v1," and the base64 HMAC-SHA256 of id.timestamp.body, joined by spaces.
+// "v1," and the base64 HMAC-SHA256 of id.timestamp.body, or "v1a," and the Ed25519 signature of it, joined by spaces.
 func signatures(secrets []store.SigningSecret, now time.Time, id, stamp string, body []byte) string {
 	var text []byte
 	for i := range secrets {
 		if at := secrets[i].ExpiresAt; !at.IsZero() && !now.Before(at) {
 			continue
 		}
-		mac := hmac.New(sha256.New, secrets[i].Key)
-		var head [queue.MaxIDLength + 32]byte
-		mac.Write(append(append(append(append(head[:0], id...), '.'), stamp...), '.'))
-		mac.Write(body)
 		if text != nil {
 			text = append(text, ' ')
 		} else {
 			text = make([]byte, 0, len(secrets)*48)
 		}
+		if secrets[i].Ed25519 {
+			text = appendAsymmetric(text, &secrets[i], id, stamp, body)
+			continue
+		}
+		mac := hmac.New(sha256.New, secrets[i].Key)
+		var head [queue.MaxIDLength + 32]byte
+		mac.Write(append(append(append(append(head[:0], id...), '.'), stamp...), '.'))
+		mac.Write(body)
 		var sum [sha256.Size]byte
 		text = append(text, "v1,"...)
 		text = base64.StdEncoding.AppendEncode(text, mac.Sum(sum[:0]))

@@ -15,6 +15,7 @@ package webhook
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"log/slog"
@@ -30,6 +31,7 @@ import (
 
 	"github.com/hashicorp/go-retryablehttp"
 
+	"herald/daemon/identity"
 	"herald/queue"
 	"herald/store"
 )
@@ -48,6 +50,12 @@ type Options struct {
 	// dialled, how long a dial and a TLS handshake may take, and how many bytes of headers an answer may
 	// have (http.Transport.MaxResponseHeaderBytes).
 	Transport http.RoundTripper
+	// Certified makes a transport as Transport is one, whose TLS handshakes present the certificate. It is called once for
+	// each certificate in use. Nil: subscriptions with a client certificate cannot be pushed to.
+	Certified func(*tls.Certificate) *http.Transport
+	// Identity returns what pushes are signed with (RFC 9421), and what subscriptions that ask for it present in the TLS
+	// handshake. It is asked for each push and must be quick. Nil: neither is done.
+	Identity func() *identity.Credential
 	// UserAgent is sent with every push, such as Herald/1.0; required.
 	UserAgent string
 	// Now is the clock of timestamps, of expiring secrets, and of Retry-After dates; nil means time.Now.
@@ -60,6 +68,8 @@ type Options struct {
 // Sender makes attempts. Its methods are safe for concurrent use.
 type Sender struct {
 	client    retryablehttp.Client
+	certified *certified
+	identity  func() *identity.Credential
 	userAgent string
 	now       func() time.Time
 	log       *slog.Logger
@@ -96,6 +106,8 @@ func New(o Options) (*Sender, error) {
 			Backoff:      repeatWait,
 			ErrorHandler: retryablehttp.PassthroughErrorHandler,
 		},
+		certified: newCertified(o.Certified),
+		identity:  o.Identity,
 		userAgent: o.UserAgent,
 		now:       o.Now,
 		log:       o.Logger,
@@ -133,6 +145,9 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 	}
 	x := newExchange(ctx)
 	req, problem := s.request(x, sub, p)
+	if problem == nil {
+		x.transport, problem = s.transport(sub, req.URL.Scheme)
+	}
 	if problem != nil {
 		out.Class, out.Error = problem.class, problem.text
 		return
@@ -306,6 +321,8 @@ type exchange struct {
 	// within RoundTrip.
 	conn   net.Conn
 	reused bool
+	// transport makes the request in the place of the sender's own; nil for that.
+	transport http.RoundTripper
 }
 
 // The phases of an exchange.
