@@ -32,6 +32,8 @@ type Status struct {
 	DisableAt     time.Time `json:"disableAt,omitzero"`
 	FailuresLeft  int       `json:"failuresLeft,omitempty"`
 	WarnedPercent int       `json:"warnedPercent,omitempty"`
+	// Validation is the handshake while it is under way; nil when there is none.
+	Validation *Validation `json:"validation,omitempty"`
 }
 
 // DeliveryCounts are numbers of deliveries by their state.

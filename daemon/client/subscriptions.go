@@ -32,6 +32,8 @@ type Subscription struct {
 	ID string `json:"id"`
 	// DataCallbackURL is where pushes go.
 	DataCallbackURL string `json:"dataCallbackURL"`
+	// ValidationCallbackURL is where the validation record goes; empty when the subscription names none.
+	ValidationCallbackURL string `json:"validationCallbackURL,omitempty"`
 	// ExportFormat is the media type of a push.
 	ExportFormat string `json:"exportFormat"`
 	// NumberOfRecords is the most records in one push.
@@ -88,6 +90,9 @@ type AuthenticationInfo struct {
 type SubscriptionInput struct {
 	// DataCallbackURL is where pushes go: absolute, http or https, no user info, no fragment; required.
 	DataCallbackURL string
+	// ValidationCallbackURL is where the validation record goes, of the same form: the subscription is pending until its
+	// receiver has confirmed it. Empty means that it is not asked to, unless the daemon requires it.
+	ValidationCallbackURL string
 	// ExportFormat is the media type of a push: application/json.
 	ExportFormat string
 	// NumberOfRecords is the most records in one push, 1 to 1000, with GET only 1; 1. With more than 1 a push
@@ -135,6 +140,7 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 	}
 	return encode(struct {
 		DataCallbackURL string          `json:"dataCallbackURL"`
+		ValidationURL   string          `json:"validationCallbackURL,omitempty"`
 		ExportFormat    string          `json:"exportFormat,omitempty"`
 		NumberOfRecords int             `json:"numberOfRecords,omitempty"`
 		MaxWaitSeconds  *float64        `json:"maxWaitSeconds,omitempty"`
@@ -147,7 +153,7 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 		SigningSecret   json.RawMessage `json:"signingSecret,omitempty"`
 		Delivery        *DeliveryPolicy `json:"delivery,omitempty"`
 	}{
-		s.DataCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
+		s.DataCallbackURL, s.ValidationCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
 		s.Method, s.Authentication, secret, s.Delivery,
 	})
 }
