@@ -17,8 +17,6 @@ func TestContract_LaterFieldsAreRefused(t *testing.T) {
 		field string
 		body  fields
 	}{
-		{"exportFormat", fields{"exportFormat": "application/xml"}},
-		{"payload", fields{"payload": "cloudevents"}},
 	} {
 		c.body["dataCallbackURL"] = r.URL
 		for method, path := range map[string]string{"POST": "/subscriptions", "PUT": "/subscriptions/" + id, "PATCH": "/subscriptions/" + id} {
@@ -46,19 +44,5 @@ func TestContract_LaterCallsAreNotThere(t *testing.T) {
 		{"GET", "/openapi.json"},
 	} {
 		h.admin().do(call[0], call[1], nil).problem(404)
-	}
-}
-
-// Events in the forms of CloudEvents are not in this version either.
-func TestContract_LaterMediaTypesAreRefused(t *testing.T) {
-	t.Parallel()
-	h := start(t)
-	const event = `{"specversion":"1.0","id":"1","source":"/x","type":"task.create","data":{}}`
-	for _, kind := range []string{"application/cloudevents+json", "application/cloudevents-batch+json", "application/xml", "text/json"} {
-		h.admin().with("Content-Type", kind).do("POST", "/events", event).problem(415)
-	}
-	names(t, "members of CloudEvents", h.admin().do("POST", "/events", event).problem(400), "specversion")
-	if l := h.admin().do("GET", "/events", nil).is(200).list(); len(l) != 0 {
-		t.Errorf("refused events were stored: %v", l)
 	}
 }

@@ -15,6 +15,7 @@ const (
 	typeJSON       = "application/json"
 	typeNDJSON     = "application/x-ndjson"
 	typeMergePatch = "application/merge-patch+json"
+	typeXML        = "application/xml" // of pushes only
 )
 
 // readBody reads the whole body into c.body and returns its media type, which must be one of those

@@ -42,7 +42,11 @@ func appendEvent(dst []byte, e *queue.Event) []byte {
 	dst = append(dst, `","accountId":`...)
 	dst = appendString(dst, e.AccountID)
 	dst = append(dst, `,"data":`...)
-	return append(dst, e.Data...)
+	dst = append(dst, e.Data...)
+	if len(e.Attributes) > 0 {
+		dst = append(append(dst, `,"attributes":`...), e.Attributes...)
+	}
+	return dst
 }
 
 func (a *API) listEvents(c *call) error {

@@ -46,35 +46,6 @@ func defaultSubscription() *store.Subscription {
 	}
 }
 
-// notYet are the members and values of the contract that this version does not serve. Each feature
-// deletes its line. A member is let pass with the value that asks for nothing, and with null.
-func notYet() map[string]struct{ harmless, detail string } {
-	return map[string]struct{ harmless, detail string }{
-		"=application/xml": {"", "this version delivers application/json only"},
-		"=cloudevents":     {"", "cloudevents is not in this version; use envelope or data"},
-	}
-}
-
-// later takes the members of an object that this version does not serve.
-func later(f *fields, names ...string) {
-	table := notYet()
-	for _, name := range names {
-		n := f.take(name)
-		f.asked = f.asked[:len(f.asked)-1] // not to be recommended
-		entry, ok := table[name]
-		if n == nil || !ok || n.kind == jsontext.KindNull {
-			continue
-		}
-		plain := n.text
-		if n.kind == jsontext.KindFalse {
-			plain = "false"
-		}
-		if entry.harmless == "" || plain != entry.harmless {
-			f.fault(name, "%s", entry.detail)
-		}
-	}
-}
-
 // subscriptionInput reads the members of a subscription over one that has the values of what is absent.
 type subscriptionInput struct {
 	*fields
@@ -123,6 +94,7 @@ func (p *subscriptionInput) read() {
 		p.element("authentication/name", "must not be %s, which a GET push carries itself", a.Name)
 	}
 	p.batch()
+	p.cloud()
 	p.delivery()
 	p.clientCertificate()
 	p.readOnly()
@@ -202,14 +174,12 @@ func (p *subscriptionInput) format(d *store.Subscription) {
 	case is == null:
 		p.next.ExportFormat = d.ExportFormat
 	case is != given:
-	case s == typeJSON:
+	case s == typeJSON, s == typeXML:
 		p.next.ExportFormat = s
-	case s == "application/xml":
-		p.fault("exportFormat", "%s", notYet()["=application/xml"].detail)
 	case strings.EqualFold(s, "json"), strings.EqualFold(s, "xml"):
 		p.fault("exportFormat", "must be application/%s, not %s", fold(s), show(s))
 	default:
-		p.fault("exportFormat", "must be %s", typeJSON)
+		p.fault("exportFormat", "must be %s or %s", typeJSON, typeXML)
 	}
 	if n, is := p.integer("numberOfRecords", 1, maxRecords); is == given {
 		p.next.NumberOfRecords = n
@@ -258,12 +228,10 @@ func (p *subscriptionInput) shape(d *store.Subscription) {
 	case is == null:
 		p.next.Payload = d.Payload
 	case is != given:
-	case s == string(store.PayloadEnvelope), s == string(store.PayloadData):
+	case s == string(store.PayloadEnvelope), s == string(store.PayloadData), s == string(store.PayloadCloudEvents):
 		p.next.Payload = store.PayloadForm(s)
-	case s == "cloudevents":
-		p.fault("payload", "%s", notYet()["=cloudevents"].detail)
 	default:
-		p.fault("payload", "must be envelope or data")
+		p.fault("payload", "must be envelope, data or cloudevents")
 	}
 	switch s, is := p.text("method"); {
 	case is == null:

@@ -59,7 +59,7 @@ type choice struct {
 // publish takes one event, an array of them or one a line, all or none. Its answer is given after
 // the queue has synced them to disk.
 func (a *API) publish(c *call) error {
-	media, err := c.readBody(typeJSON, typeNDJSON)
+	form, media, err := c.readEvents()
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,12 @@ func (a *API) publish(c *call) error {
 	if b.key, err = c.idempotencyKey(); err != nil {
 		return err
 	}
-	if err := b.read(); err != nil {
+	if form == formOwn {
+		err = b.read()
+	} else {
+		err = b.readCloud(form)
+	}
+	if err != nil {
 		return err
 	}
 	// A payload over the limit is told as 413 only when nothing else is wrong: the one a client cannot
@@ -290,10 +295,14 @@ type eventReader struct {
 	*batch
 	index, line int
 	seen        uint8
+	headers     bool // its members but data are headers of the request
 	s           queue.Submission
 }
 
 func (e *eventReader) fault(member, format string, args ...any) {
+	if e.headers && member != "data" {
+		member = "ce-" + member
+	}
 	e.faults.add(e.name(e.index, member), e.prefix(e.line)+format, args...)
 }
 
@@ -506,6 +515,7 @@ func (e *eventReader) sum() (sum [16]byte) {
 	}
 	// Hashes document that Write returns no error.
 	_, _ = h.Write(buf)
+	_, _ = h.Write(e.s.Attributes) // an object as well, so that what follows is told from it
 	_, _ = h.Write(e.s.Data)
 	e.c.out = h.Sum(buf[:0])
 	copy(sum[:], e.c.out)

@@ -151,7 +151,8 @@ func (d *Dispatcher) follow(j *job, out *queue.Outcome, now time.Time) queue.Set
 	case out.Class == queue.ClassDelivered:
 		s.State = queue.StateDelivered
 		return s
-	case tooLarge(c, out):
+	case tooLarge(c, out), out.Class == queue.ClassRejected && len(c.Deliveries) > 1:
+		// Of what is rejected together, only some may be at fault: alone, each shows what it is.
 		s.State, s.Due, s.Dissolve = queue.StateRetrying, now.UTC(), true
 		return s
 	case out.Class == queue.ClassRejected:

@@ -263,6 +263,39 @@ func TestBatchTooLarge(t *testing.T) {
 	})
 }
 
+// What is rejected in a batch is found: the others are delivered, and the next batches are as large as ever.
+func TestBatchRejected(t *testing.T) {
+	t.Parallel()
+	var p pushes
+	send := p.wrap(func(ctx context.Context, sub *store.Subscription, push queue.Push) queue.Outcome {
+		if slices.ContainsFunc(push.Events, func(e *queue.Event) bool { return e.ID == "evt_4" }) {
+			return queue.Outcome{Class: queue.ClassRejected, Error: "one of them cannot be sent"}
+		}
+		return delivered(ctx, sub, push)
+	})
+	inBubble(t, Options{Sender: send, Defaults: Defaults{MaxConcurrency: 1, DisableAfter: store.DisableAfter{Failures: 1}}}, func(t *testing.T, b *bench) {
+		b.subscribe(nth(1), batches(10, 0))
+		b.q.add(nth(1), 20)
+		synctest.Wait()
+		b.q.done(t, 20)
+		for i, it := range b.q.items {
+			want, attempts := queue.StateDelivered, 1
+			if i < 10 {
+				attempts = 2
+			}
+			if i == 3 {
+				want = queue.StateDead
+			}
+			if it.last.State != want || it.last.Attempt.Number != attempts {
+				t.Errorf("delivery %d: %+v", i, it.last)
+			}
+		}
+		if s := b.Status(nth(1)); s.BatchLimit != 0 || s.Failures != 0 || s.Breaker != BreakerClosed {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
 // A batch that is too large for a probe is neither a failure nor a success: a smaller one goes at once.
 func TestProbeTooLarge(t *testing.T) {
 	t.Parallel()

@@ -461,7 +461,7 @@ func TestDeadDeliveriesAreTold(t *testing.T) {
 		slices.SortFunc(p.all, func(a, b published) int { return strings.Compare(a.data.DeliveryID, b.data.DeliveryID) })
 		got, it := p.all[0], first[0]
 		if d := got.data; got.kind != TypeDead || d.DeliveryID != it.Delivery(0).String() || d.EventID != it.Deliveries[0].Event.ID || d.EventType != "task.create" ||
-			d.Reason != queue.ReasonRejected || d.Attempts != 1 || d.LastStatus != 400 || d.LastError != "the receiver answered 400" || d.DataCallbackHost != "example.com" {
+			d.Reason != queue.ReasonRejected || d.Attempts != 2 || d.LastStatus != 400 || d.LastError != "the receiver answered 400" || d.DataCallbackHost != "example.com" {
 			t.Errorf("told %+v", got)
 		}
 		for _, x := range p.all {

@@ -10,12 +10,26 @@ import (
 	"herald/store"
 )
 
+const typeJSON = "application/json"
+
+// encode is the body of a push, in the form its subscription asks for.
+func encode(sub *store.Subscription, p *queue.Push) ([]byte, *problem) {
+	switch {
+	case sub.ExportFormat == typeXML:
+		return recordXML(sub, p)
+	case sub.Payload == store.PayloadCloudEvents:
+		return cloudEvents(sub, p), nil
+	default:
+		return record(sub, p), nil
+	}
+}
+
 // record is the body of a push: the one record of a subscription that takes records one by one, else
 // all of them with their number. Data goes out byte for byte; a body that is nothing but data is the
 // event's own memory and must not be changed.
 func record(sub *store.Subscription, p *queue.Push) []byte {
 	bare := sub.Payload == store.PayloadData
-	if sub.NumberOfRecords <= 1 && len(p.Events) == 1 {
+	if !several(sub, p) {
 		if bare {
 			return p.Events[0].Data
 		}

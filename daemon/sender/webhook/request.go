@@ -35,14 +35,17 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 		return nil, misconfigured("the callback URL of the subscription cannot be used: it must be an absolute http or https URL")
 	}
 	u.Fragment, u.RawFragment = "", ""
-	if sub.ExportFormat != "application/json" {
-		return nil, misconfigured("the export format of the subscription is not one that can be sent; application/json is")
+	content, pr := contentType(sub)
+	if pr != nil {
+		return nil, pr
 	}
 	var body []byte
 	method := sub.Method
 	switch method {
 	case http.MethodPost, http.MethodPut:
-		body = record(sub, p)
+		if body, pr = encode(sub, p); pr != nil {
+			return nil, pr
+		}
 	case http.MethodGet:
 		if len(p.Events) != 1 {
 			return nil, misconfigured("several records in one push need the method POST or PUT")
@@ -62,7 +65,7 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 	h := make(http.Header, 8) // a map of 8 is one allocation; the signature by certificate makes it grow
 	// One array for the values: a slice each would be an allocation each.
 	values := [...]string{
-		p.ID, stamp, s.userAgent, strconv.Itoa(p.Attempt), sub.ID.String(), sub.ExportFormat,
+		p.ID, stamp, s.userAgent, strconv.Itoa(p.Attempt), sub.ID.String(), content,
 		signatures(sub.SigningSecrets, now, p.ID, stamp, body), "",
 	}
 	v := values[:]

@@ -315,7 +315,7 @@ func TestUnsendable(t *testing.T) {
 		"url scheme":       {func(s *store.Subscription, _ *queue.Push) { s.DataCallbackURL = "ftp://secret/" }, queue.ClassMisconfigured},
 		"url broken":       {func(s *store.Subscription, _ *queue.Push) { s.DataCallbackURL = "http://a b/secret" }, queue.ClassMisconfigured},
 		"method":           {func(s *store.Subscription, _ *queue.Push) { s.Method = "PATCH" }, queue.ClassMisconfigured},
-		"format":           {func(s *store.Subscription, _ *queue.Push) { s.ExportFormat = "application/xml" }, queue.ClassMisconfigured},
+		"format":           {func(s *store.Subscription, _ *queue.Push) { s.ExportFormat = "text/csv" }, queue.ClassMisconfigured},
 		"get of several":   {func(s *store.Subscription, p *queue.Push) { s.Method = "GET"; p.Events = append(p.Events, event()) }, queue.ClassMisconfigured},
 		"bearer break":     {auth(store.Authentication{Type: store.AuthBearer, Token: "secret\n"}), queue.ClassMisconfigured},
 		"basic colon":      {auth(store.Authentication{Type: store.AuthBasic, Username: "a:b", Password: "secret"}), queue.ClassMisconfigured},
