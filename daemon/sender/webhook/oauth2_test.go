@@ -219,7 +219,12 @@ func TestTokenIsFetchedOnceForMany(t *testing.T) {
 			if n := i.issued.Load(); n != int64(round+1) {
 				t.Fatalf("%d tokens were asked for in round %d", n, round)
 			}
-			time.Sleep(100 * time.Second)
+			// Its life began when it was asked for, two seconds before it came.
+			time.Sleep(73*time.Second - time.Millisecond)
+			if within(t, s, sub, 15*time.Second); i.issued.Load() != int64(round+1) {
+				t.Fatalf("a token of 100 s is used for less than 75 s")
+			}
+			time.Sleep(time.Millisecond)
 		}
 	})
 }
@@ -470,6 +475,35 @@ func TestTokenEndpointAnswers(t *testing.T) {
 				t.Errorf("%d pushes", pushes)
 			}
 		})
+	}
+}
+
+// endless is a body without an end that counts what is read of it.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	e.read += len(p)
+	return len(p), nil
+}
+
+func (e *endless) Close() error { return nil }
+
+func TestTokenAnswerIsReadToALimit(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{200, 400, 500} {
+		body := &endless{}
+		i := &issuer{answer: func(_ int64, r *http.Request) (*http.Response, error) {
+			resp := saying(r, status, "")
+			resp.Body, resp.ContentLength = body, -1
+			return resp, nil
+		}}
+		out := within(t, newSender(t, i), oauth2Subscription(), 10*time.Second)
+		if !strings.Contains(out.Error, "larger than 65536 bytes") || body.read > maxTokenBody+1 {
+			t.Errorf("after %d bytes of the answer %d: %+v", body.read, status, out)
+		}
 	}
 }
 

@@ -127,6 +127,10 @@ func TestNewRefuses(t *testing.T) {
 func TestEveryCombinationIsVerified(t *testing.T) {
 	t.Parallel()
 	srv, got := receiver(t)
+	tokens := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `{"access_token":"to.ken","token_type":"Bearer"}`)
+	}))
+	t.Cleanup(tokens.Close)
 	s := newSender(t, transport(t))
 	secrets := map[string][]store.SigningSecret{
 		"none": nil,
@@ -140,6 +144,7 @@ func TestEveryCombinationIsVerified(t *testing.T) {
 		{Type: store.AuthBasic, Username: "üser", Password: "p:w"},
 		{Type: store.AuthHeader, Name: "x-api-key", Value: "v al"},
 		{Type: store.AuthQuery, Name: "key&", Value: "a b&c=d"},
+		{Type: store.AuthOAuth2, TokenURL: tokens.URL, ClientID: "client", ClientSecret: "secret"},
 	}
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodGet} {
 		for _, form := range []store.PayloadForm{store.PayloadEnvelope, store.PayloadData} {
@@ -176,7 +181,7 @@ func checkRequest(t *testing.T, label string, sub *store.Subscription, r seen) {
 			`"accountId":"default","data":` + string(event().Data) + `}`
 	}
 	switch a := sub.Authentication; a.Type {
-	case store.AuthBearer:
+	case store.AuthBearer, store.AuthOAuth2:
 		want["Authorization"] = "Bearer to.ken"
 	case store.AuthBasic:
 		want["Authorization"] = "Basic " + base64.StdEncoding.EncodeToString([]byte("üser:p:w"))
