@@ -34,10 +34,11 @@ import (
 const Schedule = "5s,30s,2m,10m,30m,1h,2h,3h,3h,3h,3h,3h,3h,3h,3h,3h,3h"
 
 const (
-	// MaxAttempts is how many attempts are under way at once, MaxPerHost how many of them to the same scheme, host and port.
-	// There is no hurry: a record that waits for its turn loses seconds of a day.
+	// MaxAttempts is how many attempts are under way at once. There is no hurry: a record that waits for its turn loses
+	// seconds of a day.
 	MaxAttempts = 16
-	MaxPerHost  = 4
+	// MaxPerHost is how many of them go to the same scheme, host and port. Hosts take turns.
+	MaxPerHost = 4
 	// MaxTimeout bounds an attempt, also of a subscription whose pushes may take longer.
 	MaxTimeout = 30 * time.Second
 

@@ -663,6 +663,53 @@ func TestHangingHostHoldsUpNobody(t *testing.T) {
 	})
 }
 
+// Records that leave the queue of a host by a change leave no gap in it: what waits behind them has its turn all the same.
+func TestChangedWhileWaiting(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.respond(hanging)
+		var all []*store.Subscription
+		for i := range byte(30) {
+			all = append(all, b.add(i+1, fmt.Sprintf("http://hangs.example/%d", i)))
+		}
+		synctest.Wait()
+		at := map[string]bool{} // where an attempt is under way
+		for _, x := range b.sends("") {
+			at[x.url] = true
+		}
+		// All but a few of them go elsewhere, are confirmed, or come back to where they were.
+		for i, s := range all {
+			switch i % 4 {
+			case 1:
+				b.change(s, func(s *store.Subscription) {
+					s.ValidationCallbackURL = strings.Replace(s.ValidationCallbackURL, "hangs", "elsewhere", 1)
+					s.BeginValidation(time.Now())
+				})
+			case 2:
+				b.change(s, func(s *store.Subscription) { s.Confirm(time.Now()) })
+			case 3:
+				b.change(s, func(s *store.Subscription) { s.EndValidation() })
+				synctest.Wait()
+				b.change(s, func(s *store.Subscription) { s.BeginValidation(time.Now()) })
+			}
+			synctest.Wait()
+		}
+		b.respond(delivered)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		for i, s := range all {
+			url := fmt.Sprintf("http://hangs.example/%d", i)
+			if i%4 == 1 {
+				url = strings.Replace(url, "hangs", "elsewhere", 1)
+			}
+			n := len(b.sends(url))
+			if v := b.read(s); !v.NextAt.IsZero() || n == 0 && i%4 != 2 || n > 3 || i%4 == 2 && n > 0 && !at[url] {
+				t.Errorf("record %d was sent %d times: %+v", i, n, v)
+			}
+		}
+	})
+}
+
 func TestAttemptsAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, b *bench) {

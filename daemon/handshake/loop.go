@@ -16,6 +16,7 @@ type loop struct {
 	entries map[store.SubscriptionID]*entry
 	due     dueHeap
 	hosts   map[string]*host
+	ready   []*host // those that have an entry waiting and may get another attempt; they take turns
 	busy    int
 	done    chan result // has room for every attempt, so that none waits for the loop to end
 	wg      sync.WaitGroup
@@ -27,15 +28,32 @@ type entry struct {
 	at      time.Time // when it is due
 	expires time.Time // tells this record from another of the subscription
 	origin  string
-	index   int // in the heap; -1 outside
-	parked  bool
+	index   int                // in the heap; -1 outside
+	queued  bool               // it waits at its host
 	cancel  context.CancelFunc // not nil while an attempt is under way
 }
 
-// host counts the attempts to one origin; waiting are the entries that are due and over MaxPerHost, in turn.
+// host counts the attempts to one origin; waiting are the entries that are due, in turn. An entry that was changed or
+// forgotten stays in the list until its turn comes, and then is passed over.
 type host struct {
+	origin  string
 	busy    int
 	waiting []*entry
+	ready   bool // it is in loop.ready
+}
+
+// next takes the entry whose turn it is; nil if there is none.
+func (at *host) next() *entry {
+	for len(at.waiting) > 0 {
+		e := at.waiting[0]
+		at.waiting[0] = nil
+		at.waiting = at.waiting[1:]
+		if e.queued && e.origin == at.origin {
+			e.queued = false
+			return e
+		}
+	}
+	return nil
 }
 
 // result says that an attempt is over, and how long the store is to be left alone.
@@ -140,7 +158,7 @@ func (l *loop) schedule(s *store.Subscription) {
 
 // put makes the entry due at a moment.
 func (l *loop) put(e *entry, at time.Time) {
-	e.at, e.parked = at, false
+	e.at, e.queued = at, false
 	if e.index >= 0 {
 		heap.Fix(&l.due, e.index)
 	} else {
@@ -161,33 +179,50 @@ func (l *loop) forget(id store.SubscriptionID) {
 	if e.index >= 0 {
 		heap.Remove(&l.due, e.index)
 	}
-	e.parked = false
+	e.queued = false
 	delete(l.entries, id)
 }
 
-// startDue starts the attempts that are due, as many as may be. It returns how long it is until the next one, and false
+// startDue starts the attempts that are due, as many as may be. It returns how long it is until the next one is due, and false
 // when there is nothing to wait for but the end of an attempt or a change.
 func (l *loop) startDue(ctx context.Context) (time.Duration, bool) {
-	for len(l.due) > 0 && l.busy < MaxAttempts && ctx.Err() == nil {
-		e := l.due[0]
-		if wait := time.Until(e.at); wait > 0 {
-			return wait, true
-		}
-		heap.Pop(&l.due)
+	for now := time.Now(); len(l.due) > 0 && !l.due[0].at.After(now); {
+		e := heap.Pop(&l.due).(*entry)
 		at := l.hosts[e.origin]
 		if at == nil {
-			at = &host{}
+			at = &host{origin: e.origin}
 			l.hosts[e.origin] = at
 		}
-		if at.busy >= MaxPerHost {
-			e.parked = true
-			at.waiting = append(at.waiting, e)
-			continue
-		}
-		at.busy++
-		l.start(ctx, e)
+		e.queued = true
+		at.waiting = append(at.waiting, e)
+		l.offer(at)
 	}
-	return 0, false
+	for len(l.ready) > 0 && l.busy < MaxAttempts && ctx.Err() == nil {
+		at := l.ready[0]
+		l.ready[0] = nil
+		l.ready, at.ready = l.ready[1:], false
+		if e := at.next(); e != nil {
+			at.busy++
+			l.start(ctx, e)
+		}
+		l.offer(at)
+	}
+	if len(l.due) == 0 {
+		return 0, false
+	}
+	return time.Until(l.due[0].at), true
+}
+
+// offer gives a host its turn if it may use one, and forgets it when nothing is left to do there.
+func (l *loop) offer(at *host) {
+	switch {
+	case at.ready:
+	case len(at.waiting) > 0 && at.busy < MaxPerHost:
+		at.ready = true
+		l.ready = append(l.ready, at)
+	case len(at.waiting) == 0 && at.busy == 0:
+		delete(l.hosts, at.origin)
+	}
 }
 
 func (l *loop) start(ctx context.Context, e *entry) {
@@ -205,18 +240,7 @@ func (l *loop) finish(ctx context.Context, r result) {
 	l.busy--
 	at := l.hosts[e.origin]
 	at.busy--
-	for len(at.waiting) > 0 {
-		next := at.waiting[0]
-		at.waiting[0] = nil
-		at.waiting = at.waiting[1:]
-		if next.parked { // else it was changed or forgotten meanwhile
-			l.put(next, next.at)
-			break
-		}
-	}
-	if at.busy == 0 && len(at.waiting) == 0 {
-		delete(l.hosts, e.origin)
-	}
+	l.offer(at)
 	if r.rest > 0 {
 		l.put(e, time.Now().Add(r.rest))
 		return
