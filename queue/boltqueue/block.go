@@ -305,6 +305,9 @@ func (b *block) decode(first uint64, value []byte) error {
 	return d.end()
 }
 
+// size is that of the event's record, in bytes.
+func (e *eventRef) size() uint32 { return uint32(e.end - e.at) }
+
 // index returns the position of an event, or -1.
 func (b *block) index(seq uint64) int {
 	if seq < b.first || seq-b.first >= uint64(len(b.events)) {

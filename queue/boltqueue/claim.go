@@ -23,6 +23,7 @@ type leaseKey struct {
 // lease is a delivery in the hands of whoever claimed it. It lives in memory only.
 type lease struct {
 	ordinal  uint32
+	size     uint32
 	fresh    bool
 	settling bool // a settlement is on its way to the disk
 	// doomed: its lane was given up meanwhile, so it is not tried again.
@@ -41,7 +42,6 @@ type pick struct {
 	lane     *lane
 	from, to int
 	leased   int // how many of the parts were leased when it was picked
-	cut      int // what is from here on is too much for one push; 0 when nothing is
 	fresh    bool
 	dropped  bool // what is on disk says it is no longer to be tried
 	again    bool // it cannot be tried just now
@@ -185,7 +185,7 @@ func (q *Queue) next(l *lane, nowMs int64) bool {
 		switch {
 		case fresh && (!timed || l.freshTurn):
 			l.freshTurn = false
-			if q.takeFresh(l, l.most()) {
+			if q.takeFresh(l, min(l.fill, l.total)) {
 				return true
 			}
 		case timed:
@@ -202,20 +202,14 @@ func (q *Queue) next(l *lane, nowMs int64) bool {
 	}
 }
 
-// most is how many first attempts a push may have now.
-func (l *lane) most() int {
-	n := min(l.fill, l.total)
-	if l.fits > 0 {
-		n = min(n, l.fits)
-	}
-	return n
-}
-
 // takeFresh leases up to n first attempts of the window as one push.
 func (q *Queue) takeFresh(l *lane, n int) bool {
 	from := len(q.parts)
-	for len(q.parts)-from < n && l.windowLen() > 0 {
-		q.leaseFresh(l, l.pop(q))
+	size := int64(0)
+	for len(q.parts)-from < n && l.windowLen() > 0 && !l.tooMuch(l.window[l.head], size) {
+		if r := l.pop(q); q.leaseFresh(l, r) {
+			size += int64(r.size)
+		}
 	}
 	return q.picked(l, from, true)
 }
@@ -226,7 +220,7 @@ func (q *Queue) leaseFresh(l *lane, r ref) bool {
 	if s == nil || s.retiring {
 		return false
 	}
-	p := part{seq: r.seq, lease: lease{ordinal: r.ordinal, fresh: true, key: r.key}, segment: s.first}
+	p := part{seq: r.seq, lease: lease{ordinal: r.ordinal, size: r.size, fresh: true, key: r.key}, segment: s.first}
 	p.event = q.recall(s, r.seq)
 	l.addPending(q, -1)
 	q.leaseOut(l, &p, s)
@@ -280,21 +274,15 @@ func (q *Queue) picked(l *lane, from int, fresh bool) bool {
 
 // complete reads what the picks need from the file and turns them into claims.
 func (q *Queue) complete(dst []queue.Claim) ([]queue.Claim, error) {
-	read, several := false, false
+	read := false
 	for i := range q.picks {
 		read = read || !q.picks[i].fresh
-		several = several || q.picks[i].to-q.picks[i].from > 1
 	}
 	for i := range q.parts {
 		read = read || q.parts[i].event == nil
 	}
-	var err error
 	if read {
-		err = q.view(q.readPicks)
-	} else if several {
-		err = q.readPicks(nil) // for their sizes
-	}
-	if read || several {
+		err := q.view(q.readPicks)
 		q.mu.Lock()
 		for i := range q.picks {
 			p := &q.picks[i]
@@ -309,8 +297,6 @@ func (q *Queue) complete(dst []queue.Claim) ([]queue.Claim, error) {
 			case !p.fresh && !q.leaseRest(p):
 				p.again = true
 				q.unpick(p, true)
-			case p.fresh:
-				q.trimPick(p)
 			}
 		}
 		q.mu.Unlock()
@@ -408,7 +394,7 @@ func (q *Queue) unlease(l *lane, seq uint64, le lease, again bool) {
 	case l.dropped || le.doomed:
 		// It is discarded with the other retries of the lane.
 	case again && le.fresh:
-		l.giveBack(q, ref{seq: seq, ordinal: le.ordinal, key: le.key})
+		l.giveBack(q, ref{seq: seq, ordinal: le.ordinal, size: le.size, key: le.key})
 		l.addPending(q, 1)
 		if l.skip[seq] {
 			q.unload(l) // it is found on disk with the others, and no longer to be skipped
@@ -435,13 +421,9 @@ func (q *Queue) readPicks(tx *bolt.Tx) error {
 				continue
 			}
 		}
-		size := int64(0)
 		for j := p.from; j < p.to; j++ {
 			x := &q.parts[j]
 			if x.event != nil {
-				if size += int64(len(x.event.Data)); p.tooMuch(size, j) {
-					break
-				}
 				continue
 			}
 			var err error
@@ -456,40 +438,9 @@ func (q *Queue) readPicks(tx *bolt.Tx) error {
 			if x.event == nil {
 				return fmt.Errorf("%w: event %d is missing", errDamaged, x.seq)
 			}
-			if size += int64(len(x.event.Data)); p.tooMuch(size, j) {
-				break
-			}
 		}
 	}
 	return nil
-}
-
-// tooMuch says whether the j-th part is more than a push of first attempts may have, and cuts it off. Only Claim changes
-// lane.bytes.
-func (p *pick) tooMuch(size int64, j int) bool {
-	if !p.fresh || p.lane.bytes <= 0 || size <= p.lane.bytes || j == p.from {
-		return false
-	}
-	p.cut = j
-	return true
-}
-
-// trimPick gives back what is too much for one push, and remembers about how many were not, so that the next does not
-// lease very many in vain. The lock is held.
-func (q *Queue) trimPick(p *pick) {
-	l := p.lane
-	if p.cut == 0 {
-		if l.fits > 0 {
-			if l.fits *= 2; l.fits >= l.fill {
-				l.fits = 0
-			}
-		}
-		return
-	}
-	l.fits = 2 * (p.cut - p.from)
-	rest := *p
-	rest.from, p.to = p.cut, p.cut
-	q.unpick(&rest, true)
 }
 
 // readRetry reads the record of a retry, and the others of its batch when it is the first of one.

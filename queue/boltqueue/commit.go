@@ -319,7 +319,7 @@ func (q *Queue) distribute(st *stage) {
 				passed++
 				continue
 			}
-			l.add(q, s, ref{seq: p.seq, ordinal: p.ordinal + uint32(j)}, p.event)
+			l.add(q, s, ref{seq: p.seq, ordinal: p.ordinal + uint32(j), size: sizeOf(p.event)}, p.event)
 			if l.rests(st.nowMs) {
 				passed++
 			}

@@ -28,6 +28,7 @@ type ref struct {
 	seq     uint64
 	key     uint64 // in a lane with an order by key
 	ordinal uint32
+	size    uint32 // of the event, in bytes
 }
 
 // retryRef is a retry to be made.
@@ -60,6 +61,8 @@ type lane struct {
 
 	window []ref // window[head:], ascending
 	head   int
+	// windowSize is the sizes of those.
+	windowSize int64
 	// shares lists what is beyond the window, ascending; cursor is the first event that may be there.
 	shares []share
 	cursor uint64
@@ -73,7 +76,6 @@ type lane struct {
 	// how many more there may be in all.
 	fill   int
 	bytes  int64
-	fits   int // about how many fit into bytes; 0 when that is no matter
 	waitMs int64
 	total  int
 	order  queue.Order
@@ -212,7 +214,7 @@ func (l *lane) freshAt(q *Queue) (int64, bool) {
 	switch {
 	case n == 0:
 		return 0, false
-	case l.waitMs == 0 || n >= l.fill:
+	case l.waitMs == 0 || n >= l.fill || l.bytes > 0 && l.windowSize >= l.bytes:
 		return 0, true
 	case len(l.shares) > 0 && l.mayLoad(q) > 0:
 		return 0, false // the loader is on its way
@@ -230,9 +232,28 @@ func (l *lane) freshReady(q *Queue, nowMs int64) bool {
 	return ok && at <= nowMs
 }
 
+// sizeOf is about what the record of an event takes, which is what its size is when it is read.
+func sizeOf(ev *queue.Event) uint32 {
+	return uint32(min(len(ev.Data)+len(ev.ID)+len(ev.Type)+len(ev.Resource)+20, math.MaxUint32))
+}
+
+// push puts a first attempt at the end of the window.
+func (l *lane) push(q *Queue, r ref) {
+	l.window = append(l.window, r)
+	l.windowSize += int64(r.size)
+	q.windows++
+	l.cursor = r.seq + 1
+}
+
+// tooMuch says whether a first attempt is too much beside what a push has already.
+func (l *lane) tooMuch(r ref, size int64) bool {
+	return size > 0 && l.bytes > 0 && size+int64(r.size) > l.bytes
+}
+
 func (l *lane) pop(q *Queue) ref {
 	r := l.window[l.head]
 	l.head++
+	l.windowSize -= int64(r.size)
 	q.windows--
 	switch {
 	case l.head == len(l.window):
@@ -257,6 +278,7 @@ func (l *lane) giveBack(q *Queue, r ref) {
 		l.ord.settle(r.key)
 		return
 	}
+	l.windowSize += int64(r.size)
 	if l.head > 0 {
 		l.head--
 	} else {
@@ -300,9 +322,7 @@ func (l *lane) add(q *Queue, s *segment, r ref, ev *queue.Event) {
 		r.key = l.ord.keyOf(ev)
 	}
 	if len(l.shares) == 0 && l.mayLoad(q) > 0 {
-		l.window = append(l.window, r)
-		q.windows++
-		l.cursor = r.seq + 1
+		l.push(q, r)
 		return
 	}
 	if n := len(l.shares); n > 0 && l.shares[n-1].segment == s {
@@ -403,7 +423,7 @@ func (l *lane) addLeasedRetries(q *Queue, n int64) {
 // release frees what a lane holds whose deliveries are given up.
 func (l *lane) release(q *Queue) {
 	q.windows -= l.windowLen()
-	l.window, l.head, l.shares = nil, 0, nil
+	l.window, l.head, l.windowSize, l.shares = nil, 0, 0, nil
 	l.retries, l.moreRetries = nil, false
 	l.retryVersion++
 	l.reloads++

@@ -302,7 +302,7 @@ func (p *pass) read(tx *bolt.Tx) error {
 					return err
 				}
 				if !set {
-					r := ref{seq: seq, ordinal: ordinal}
+					r := ref{seq: seq, ordinal: ordinal, size: b.events[i].size()}
 					if w.ord != nil && w.ord.key != nil {
 						ev, err := b.event(i)
 						if err != nil {
@@ -337,10 +337,8 @@ func (q *Queue) mergePass(p *pass) {
 		if l.skip[f.ref.seq] {
 			continue // leased, or not any more and done with
 		}
-		l.window = append(l.window, f.ref)
-		q.windows++
+		l.push(q, f.ref)
 		l.shares[0].count--
-		l.cursor = f.ref.seq + 1
 	}
 	for _, w := range p.wanted {
 		l := w.lane

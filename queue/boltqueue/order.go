@@ -189,15 +189,18 @@ func (o *ordering) blocked(key, turn uint64) bool {
 	return k != nil && (len(k.groups) > 0 || len(k.parked) > 0 || k.leased > 0 && k.turn != turn)
 }
 
-// unpark returns the next parked first attempt whose key has come free.
-func (o *ordering) unpark(turn uint64) (ref, bool) {
+// unpark returns the next parked first attempt whose key has come free, unless it is too much for the push.
+func (o *ordering) unpark(turn uint64, tooMuch func(ref) bool) (r ref, ok bool) {
 	for len(o.free) > 0 {
 		k := o.keys[o.free[0]]
 		if k == nil || len(k.groups) > 0 || len(k.parked) == 0 || k.leased > 0 && k.turn != turn {
 			o.free = o.free[1:]
 			continue
 		}
-		r := k.parked[0]
+		if tooMuch(k.parked[0]) {
+			return ref{}, false
+		}
+		r = k.parked[0]
 		k.parked = k.parked[1:]
 		o.parked--
 		return r, true
@@ -248,7 +251,7 @@ func (q *Queue) unload(l *lane) {
 		o.parked, o.free = 0, nil
 	}
 	q.windows -= len(refs)
-	l.window, l.head = nil, 0
+	l.window, l.head, l.windowSize = nil, 0, 0
 	l.reloadRetries()
 	l.reloads++
 	l.skip = nil
@@ -298,7 +301,7 @@ func (q *Queue) nextInOrder(l *lane, nowMs int64) bool {
 		timed := g != nil && max(g.due, l.notBefore) <= nowMs
 		if fresh := l.freshReady(q, nowMs); fresh && (!timed || l.freshTurn) {
 			l.freshTurn = false
-			if q.takeInOrder(l, l.most()) {
+			if q.takeInOrder(l, min(l.fill, l.total)) {
 				return true
 			}
 		}
@@ -336,8 +339,10 @@ func (q *Queue) takeInOrder(l *lane, n int) bool {
 	o := l.ord
 	from := len(q.parts)
 	q.turn++
+	size := int64(0)
+	tooMuch := func(r ref) bool { return l.tooMuch(r, size) }
 	for len(q.parts)-from < n {
-		r, ok := o.unpark(q.turn)
+		r, ok := o.unpark(q.turn, tooMuch)
 		if ok {
 			q.windows--
 		}
@@ -352,6 +357,9 @@ func (q *Queue) takeInOrder(l *lane, n int) bool {
 				q.windows++
 				continue
 			}
+			if tooMuch(r) {
+				break
+			}
 			l.pop(q)
 			ok = true
 		}
@@ -359,6 +367,7 @@ func (q *Queue) takeInOrder(l *lane, n int) bool {
 			break
 		}
 		if q.leaseFresh(l, r) {
+			size += int64(r.size)
 			o.lease(r.key, q.turn)
 		} else {
 			o.settle(r.key)

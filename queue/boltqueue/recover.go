@@ -168,7 +168,7 @@ func (q *Queue) recoverBlocks(tx *bolt.Tx, s *segment, bucket *bolt.Bucket, b *b
 					return fmt.Errorf("event %d: %w: it names lane %d, which is not there", b.first+uint64(i), errDamaged, n)
 				}
 				if _, gone := l.gaveUp(b.first + uint64(i)); !gone {
-					l.add(q, s, ref{seq: b.first + uint64(i), ordinal: ordinal}, nil)
+					l.add(q, s, ref{seq: b.first + uint64(i), ordinal: ordinal, size: b.events[i].size()}, nil)
 					s.unfinished++
 				}
 			}

@@ -65,18 +65,19 @@ func (q *Queue) retain(ctx context.Context) {
 func (q *Queue) tendOnce(ctx context.Context) (more bool, err error) {
 	q.mu.Lock()
 	if n := len(q.converting); n > 0 {
+		// It is taken out first: whoever asks for it meanwhile asks for another time.
 		l := q.converting[0]
+		q.converting = slices.Delete(q.converting, 0, 1)
 		q.mu.Unlock()
 		left, err := q.convertPage(ctx, l)
-		if err != nil {
-			return false, err
-		}
-		if !left {
+		if err != nil || left {
 			q.mu.Lock()
-			q.converting = slices.DeleteFunc(q.converting, func(o *lane) bool { return o == l })
+			if !slices.Contains(q.converting, l) {
+				q.converting = append(q.converting, l)
+			}
 			q.mu.Unlock()
 		}
-		return true, nil
+		return err == nil, err
 	}
 	nowMs := time.Now().UnixMilli()
 	r := q.retention

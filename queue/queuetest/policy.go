@@ -20,6 +20,8 @@ func policyScenarios() []scenario {
 		{"BatchOverSegments", batchOverSegments},
 		{"TotalBoundsRecords", totalBounds},
 		{"BytesBoundBatches", bytesBound},
+		{"BytesFillBatches", bytesFill},
+		{"DiscardAgainAndAgain", discardAgain},
 		{"StrictOrder", strictOrder},
 		{"OrderByKey", orderByKey},
 		{"KeyBehindManyOfAnother", keyBehindMany},
@@ -312,6 +314,57 @@ func bytesBound(r *rig) {
 		}
 	}
 	r.wantStats(0, 0, 0, 0)
+}
+
+// bytesFill has a batch that is full by its size, and does not wait for more.
+func bytesFill(r *rig) {
+	room := func(queue.Lane) queue.Room { return queue.Room{Pushes: 1 << 20, Records: 100, Bytes: 10_000, Wait: time.Hour} }
+	for i := range 7 {
+		s := submission(i, laneOf(1))
+		s.Data = fmt.Appendf(nil, `{"x":%q}`, strings.Repeat("x", 3000))
+		r.accept(s)
+	}
+	r.step()
+	got := r.claimWith(10, room)
+	if len(got) != 2 {
+		r.t.Fatalf("%d full pushes of 7 events, 3 in one", len(got))
+	}
+	r.wantSeqs(got[0], 1, 2, 3)
+	r.wantSeqs(got[1], 4, 5, 6)
+}
+
+// discardAgain gives a lane up and uses it again, one right after the other.
+func discardAgain(r *rig) {
+	for i := range 60 {
+		r.acceptN(2)
+		c := r.claimOneOf(2)
+		r.q.Settle(retrying(c, time.Hour))
+		for range 1 + i%3 {
+			if err := r.q.Discard(r.t.Context(), laneOf(1), queue.ReasonDisabled); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+		r.acceptN(1)
+		c = r.claimOneOf(1)
+		r.wantSeqs(c, uint64(3*i+3)) //nolint:gosec // small
+		r.settle(delivered(c))
+	}
+	r.wantStats(0, 0, 0, 0)
+}
+
+// claimOneOf claims the oldest of n deliveries that are due.
+func (r *rig) claimOneOf(n int) queue.Claim {
+	r.t.Helper()
+	for range 100 {
+		ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
+		got, err := r.q.Claim(ctx, 1, unlimited, nil)
+		cancel()
+		if err == nil {
+			return got[0]
+		}
+	}
+	r.t.Fatalf("none of %d deliveries came; the lane has %+v", n, r.q.LaneStats(laneOf(1)))
+	return queue.Claim{}
 }
 
 func strictOrder(r *rig) {
