@@ -115,14 +115,19 @@ func viewStatus(s *store.Subscription, stats queue.LaneStats, l LaneStatus, afte
 			FailingSince: shown(l.FailingSince), NextProbeAt: shown(l.ProbeAt),
 		},
 		Concurrency: concurrencyView{l.InFlight, l.Window, l.Max},
-		RestUntil:   shown(l.RestUntil), CatchingUp: l.CatchingUp, BatchLimit: l.BatchLimit,
+		RestUntil:   shown(l.RestUntil), BatchLimit: l.BatchLimit,
+		CatchingUp: l.CatchingUp && stats.Pending+stats.Retrying+stats.Delivering > 0,
 		Validation: viewValidation(&s.Validation),
+	}
+	if v.Breaker.NextProbeAt.After(v.NextRetryAt) && !v.NextRetryAt.IsZero() {
+		v.NextRetryAt = v.Breaker.NextProbeAt // nothing goes out before
 	}
 	if s.State != store.StateActive {
 		v.Deliveries.Held = stats.Pending + stats.Retrying
 		v.Deliveries.Pending, v.Deliveries.Retrying = 0, 0
 		// Nothing goes out, so no time is ahead.
-		v.NextRetryAt, v.Breaker.NextProbeAt, v.RestUntil = time.Time{}, time.Time{}, time.Time{}
+		v.NextRetryAt, v.RestUntil = time.Time{}, time.Time{}
+		v.Breaker.State, v.Breaker.Since, v.Breaker.NextProbeAt = breakerClosed, time.Time{}, time.Time{}
 	}
 	if s.State == store.StateActive && !l.FailingSince.IsZero() {
 		if after.Duration > 0 {
