@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"encoding/xml"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -254,6 +255,39 @@ func TestContract_D19_RecordIsSentUntilTaken(t *testing.T) {
 	v = h.progress(id)
 	if v["nextAttemptAt"] != nil || v["lastError"] != nil || h.state(id) != "pending" {
 		t.Errorf("after it was taken: %v", v)
+	}
+}
+
+// The record comes in the format of the subscription.
+func TestContract_D19_RecordInXML(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	r := receive(t)
+	id := h.subscribe("http://127.0.0.1:8421/", fields{
+		"validationCallbackURL": r.URL, "exportFormat": "application/xml", "numberOfRecords": 10, "signingSecret": aSecret,
+	})
+	p := r.wait(1)[0]
+	if got := p.header.Get("Content-Type"); !strings.HasPrefix(got, "application/xml") || !p.verifies(t, aSecret) {
+		t.Errorf("the record is %q, signed: %v", got, p.verifies(t, aSecret))
+	}
+	var record struct {
+		ConfirmationURL string `xml:"confirmationURL"`
+		Signature       string `xml:"signature"`
+		Members         []struct {
+			XMLName xml.Name
+		} `xml:",any"`
+	}
+	if err := xml.Unmarshal(p.body, &record); err != nil || len(record.Members) != 0 || record.Signature == "" ||
+		record.ConfirmationURL != h.URL+"/subscriptions/"+id+"/confirmation" {
+		t.Fatalf("the record is %s: %v", p.body, err)
+	}
+	resp, err := http.PostForm(record.ConfirmationURL, url.Values{"signature": {record.Signature}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 204 || h.state(id) != "active" {
+		t.Errorf("the confirmation is answered with %d, the state is %s", resp.StatusCode, h.state(id))
 	}
 }
 
@@ -729,6 +763,19 @@ func TestContract_ValidationInReads(t *testing.T) {
 	h.sentinel()
 	if n := len(r.got()); n != 1 {
 		t.Errorf("%d records after a change that changed nothing", n)
+	}
+	r.records(1)[0].confirm(h).is(204)
+	if a := h.admin().do("PUT", "/subscriptions/"+id, h.read(id)).is(200); a.text("state") != "active" {
+		t.Errorf("sent back when it was confirmed: %s", a.body)
+	}
+	elsewhere := h.read(id)
+	elsewhere["dataCallbackURL"] = "http://127.0.0.1:8422/"
+	delete(elsewhere, "state")
+	if a := h.admin().do("PUT", "/subscriptions/"+id, elsewhere).is(200); a.text("state") != "pending" {
+		t.Errorf("with another host: %s", a.body)
+	}
+	if a := h.admin().do("PATCH", "/subscriptions/"+id, fields{"dataCallbackURL": "http://127.0.0.1:8421/"}).is(200); a.text("state") != "active" {
+		t.Errorf("back at the confirmed host: %s", a.body)
 	}
 	for _, path := range []string{"/subscriptions/" + id, "/subscriptions/" + id + "/status", "/subscriptions"} {
 		if text := string(h.admin().do("GET", path, nil).is(200).body); strings.Contains(strings.ToLower(text), "confirmed") || strings.Contains(text, r.records(1)[0].signature) {

@@ -152,6 +152,8 @@ func TestChangesAndValidation(t *testing.T) {
 				} else if c.state != store.StatePending {
 					s.Validation.Confirmed = s.Origins()
 					s.EndValidation()
+				} else {
+					s.Validation.NextAt = time.Time{} // its receiver has taken it
 				}
 			})
 			b.now = testNow.Add(time.Hour)
