@@ -9,9 +9,8 @@ import (
 	"testing"
 )
 
-// The rows D: the REST surface. The rows of the validation handshake (D7 D11-D13 D19-D25 D32), of replay
-// (D8 D28 D30 D31), of the certificate (D1) and of the older paths belong to features this version does
-// not have yet.
+// The rows D: the REST surface. Beside this file stand those of the validation handshake (contract_validation_test.go), of the
+// certificate (contract_identity_test.go) and of the older paths (contract_old_test.go).
 
 // readOnly are the members of a subscription that only a read shows.
 func readOnly() []string {

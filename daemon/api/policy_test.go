@@ -267,7 +267,9 @@ func TestEnablingIsTold(t *testing.T) {
 	if one := fmt.Sprint("herald.subscription.enabled ", b.stored().ID, " active"); len(b.told) != 2 || b.told[0] != one || b.told[1] != one {
 		t.Errorf("told %v", b.told)
 	}
-	b.set(func(s *store.Subscription) { s.State, s.ValidationCallbackURL = store.StatePending, "https://r.example/v" })
+	b.set(func(s *store.Subscription) {
+		s.State, s.ValidationCallbackURL = store.StatePending, "https://r.example/v"
+	})
 	wantProblem(t, b.request(http.MethodPost, path+"/enable", "sub", ""), 409)
 	if len(b.told) != 2 || len(b.queue.discarded) != 0 {
 		t.Errorf("told %v, discarded %v", b.told, b.queue.discarded)
