@@ -474,6 +474,9 @@ func TestContract_CloudEventsWrongValues(t *testing.T) {
 	} {
 		names(t, c.kind+" with "+c.body, h.admin().with("Content-Type", c.kind).do("POST", "/events", c.body).problem(c.status), c.word)
 	}
+	if text := h.admin().with("Content-Type", cloudEvent).do("POST", "/events", `{`+good+`,"data_base64":"e30="}`).problem(400); strings.Contains(text, "needed") {
+		t.Errorf("data in base64 is called missing: %s", text)
+	}
 	if l := h.admin().do("GET", "/events", nil).is(200).list(); len(l) != 0 {
 		t.Errorf("refused events were stored: %v", l)
 	}

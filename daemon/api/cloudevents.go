@@ -245,7 +245,7 @@ func cloudBit(name string) uint8 {
 		return hasResource
 	case "time":
 		return hasTime
-	case "data":
+	case "data", "data_base64":
 		return hasData
 	default:
 		return 0

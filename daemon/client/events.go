@@ -26,6 +26,9 @@ type Event struct {
 	Time time.Time `json:"time,omitzero"`
 	// Data is a JSON object, published and delivered byte for byte; required.
 	Data json.RawMessage `json:"data"`
+	// Attributes are those of an event that was published as a CloudEvent, but specversion, type and time; set by the
+	// daemon, nil for others.
+	Attributes json.RawMessage `json:"attributes,omitempty"`
 	// AccountID and AcceptedAt are set by the daemon and not published.
 	AccountID  string    `json:"accountId,omitempty"`
 	AcceptedAt time.Time `json:"acceptedAt,omitzero"`

@@ -46,7 +46,7 @@ type Subscription struct {
 	Events []string `json:"events,omitempty"`
 	// Filter is the conditions on the data of an event; nil means all.
 	Filter json.RawMessage `json:"filter,omitempty"`
-	// Payload is the form of a record, "envelope" or "data".
+	// Payload is the form of a record: "envelope", "data" or "cloudevents".
 	Payload string `json:"payload"`
 	// Method is the HTTP method of a push.
 	Method string `json:"method"`
@@ -93,7 +93,7 @@ type SubscriptionInput struct {
 	// ValidationCallbackURL is where the validation record goes, of the same form: the subscription is pending until its
 	// receiver has confirmed it. Empty means that it is not asked to, unless the daemon requires it.
 	ValidationCallbackURL string
-	// ExportFormat is the media type of a push: application/json.
+	// ExportFormat is the media type of a push, application/json or application/xml; application/json.
 	ExportFormat string
 	// NumberOfRecords is the most records in one push, 1 to 1000, with GET only 1; 1. With more than 1 a push
 	// is always a batch.
@@ -107,7 +107,7 @@ type SubscriptionInput struct {
 	Events []string
 	// Filter selects by the data: a JSON object such as {"customer.country":"NL"}; nil means all.
 	Filter json.RawMessage
-	// Payload is "envelope" or "data"; envelope.
+	// Payload is "envelope", "data" or "cloudevents", which needs a body in JSON; envelope.
 	Payload string
 	// Method is POST, PUT or GET; POST.
 	Method string

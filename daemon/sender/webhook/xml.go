@@ -40,15 +40,6 @@ const (
 
 var errXMLGrown = errors.New("the XML is too long")
 
-// AppendXML appends the document of one record: value is JSON, and the record's members are those of the value. An
-// error means that it is not JSON, or that its XML would be longer than 64 KiB and 32 times the JSON; what was appended
-// then is of no use.
-func AppendXML(dst, value []byte) ([]byte, error) {
-	w := xmlWriter{out: append(dst, xmlHead...)}
-	err := w.record(value)
-	return w.out, err
-}
-
 // recordXML is the body of a push in XML: one document.
 func recordXML(sub *store.Subscription, p *queue.Push) ([]byte, *problem) {
 	size := len(xmlHead) + 64

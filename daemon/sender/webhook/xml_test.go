@@ -186,10 +186,17 @@ func carried(s string) string {
 	}, s)
 }
 
+// appendXML appends the document of one record, which is value.
+func appendXML(dst, value []byte) ([]byte, error) {
+	w := xmlWriter{out: append(dst, xmlHead...)}
+	err := w.record(value)
+	return w.out, err
+}
+
 // checkXML encodes JSON and holds against it what an independent parser finds.
 func checkXML(t *testing.T, value []byte) {
 	t.Helper()
-	doc, err := AppendXML([]byte("before"), value)
+	doc, err := appendXML([]byte("before"), value)
 	if err != nil {
 		if json.Valid(value) && !errors.Is(err, errXMLGrown) && !deep(value) {
 			t.Fatalf("%q: %v", value, err)
@@ -240,7 +247,7 @@ func TestXML(t *testing.T) {
 	for _, s := range xmlSamples {
 		checkXML(t, []byte(s))
 		if s = strings.TrimSpace(s); !json.Valid([]byte(s)) && !strings.Contains(s, "\xff") {
-			if _, err := AppendXML(nil, []byte(s)); err == nil {
+			if _, err := appendXML(nil, []byte(s)); err == nil {
 				t.Errorf("%q was taken for JSON", s)
 			}
 		}
@@ -292,12 +299,12 @@ func TestXMLMapping(t *testing.T) {
 		`[1,{"a":2}]`:                                     `<item>1</item><item><a>2</a></item>`,
 		`"text"`:                                          `text`,
 	} {
-		got, err := AppendXML(nil, []byte(value))
+		got, err := appendXML(nil, []byte(value))
 		if want = xmlHead + "<record>" + want + "</record>"; err != nil || string(got) != want {
 			t.Errorf("%s became\n%s (%v), want\n%s", value, got, err, want)
 		}
 	}
-	if got, err := AppendXML(nil, []byte("null")); err != nil || string(got) != xmlHead+`<record nil="true"/>` {
+	if got, err := appendXML(nil, []byte("null")); err != nil || string(got) != xmlHead+`<record nil="true"/>` {
 		t.Errorf("null became %s, %v", got, err)
 	}
 }
@@ -334,7 +341,7 @@ func TestXMLNames(t *testing.T) {
 func TestXMLGrowth(t *testing.T) {
 	t.Parallel()
 	bomb := `{"` + strings.Repeat("n", 1000) + `":[` + strings.Repeat("1,", 100_000) + `1]}`
-	out, err := AppendXML(nil, []byte(bomb))
+	out, err := appendXML(nil, []byte(bomb))
 	if !errors.Is(err, errXMLGrown) || len(out) > 2*(xmlRoom+xmlGrowth*len(bomb)) {
 		t.Errorf("%d bytes of XML, %v", len(out), err)
 	}
@@ -352,7 +359,7 @@ func TestXMLGrowth(t *testing.T) {
 		}
 	}
 	// Real ones may be as dense as this.
-	if _, err := AppendXML(nil, []byte(`{"temperatureReadings":[`+strings.Repeat("1,", 100_000)+`1]}`)); err != nil {
+	if _, err := appendXML(nil, []byte(`{"temperatureReadings":[`+strings.Repeat("1,", 100_000)+`1]}`)); err != nil {
 		t.Error(err)
 	}
 }
