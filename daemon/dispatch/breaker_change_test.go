@@ -236,7 +236,9 @@ func TestHealthIsGathered(t *testing.T) {
 		go func() { b.ended <- b.Run(t.Context()) }()
 		start := time.Now()
 		for n := byte(1); n <= 20; n++ {
-			b.subscribe(nth(n), func(s *store.Subscription) { s.Delivery.DisableAfter = store.DisableAfter{Set: true, Duration: time.Hour} })
+			b.subscribe(nth(n), func(s *store.Subscription) {
+				s.Delivery.DisableAfter = store.DisableAfter{Set: true, Duration: time.Hour}
+			})
 			b.q.add(nth(n), 10)
 			time.Sleep(10 * time.Millisecond)
 		}

@@ -74,7 +74,8 @@ func claimAll(t testing.TB, q *Queue, limit int) []queue.Claim {
 }
 
 func done(c queue.Claim) queue.Settlement {
-	return queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StateDelivered,
+	return queue.Settlement{
+		Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StateDelivered,
 		Attempt: &queue.Attempt{StartedAt: time.Now(), Class: queue.ClassDelivered, Status: 200},
 	}
 }
