@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -209,4 +210,35 @@ func FuzzConfirmation(f *testing.F) {
 			t.Errorf("%q is answered with %d %s", body, w.Code, w.Body)
 		}
 	})
+}
+
+// staleStore answers reads with a subscription as it was.
+type staleStore struct {
+	*memStore
+	old *store.Subscription
+}
+
+func (s staleStore) Subscription(context.Context, store.SubscriptionID) (*store.Subscription, error) {
+	return s.old, nil
+}
+
+// A signature that was right a moment ago is judged once more in the step that acts on it.
+func TestConfirmationOfWhatHasChanged(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	path, body := b.pending()
+	old := b.stored()
+	a, err := New(Options{Store: staleStore{b.store, old}, Queue: b.queue, Now: func() time.Time { return testNow }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.set(func(s *store.Subscription) { s.DataCallbackURL = "https://elsewhere.example/" })
+	wantProblem(t, b.through(a.Handler(), http.MethodPost, path+"/confirmation", "", body), 403)
+	if s := b.stored(); s.State != store.StatePending || s.Validation.Confirmed != "" {
+		t.Errorf("it was confirmed: %+v", s)
+	}
+	if err := b.store.DeleteSubscription(t.Context(), "acme", old.ID); err != nil {
+		t.Fatal(err)
+	}
+	wantProblem(t, b.through(a.Handler(), http.MethodPost, path+"/confirmation", "", body), 404, "deleted")
 }
