@@ -52,6 +52,12 @@ type Subscription struct {
 	Method string `json:"method"`
 	// Authentication is what a push proves itself with, without the secret parts; nil for nothing.
 	Authentication *AuthenticationInfo `json:"authentication,omitempty"`
+	// ClientCertificate is what the TLS handshake of a push presents; nil for nothing.
+	ClientCertificate *ClientCertificateInfo `json:"clientCertificate,omitempty"`
+	// SignatureScheme is SchemeAsymmetric, or "" for SchemeSymmetric.
+	SignatureScheme string `json:"signatureScheme,omitempty"`
+	// SigningPublicKeys are the public halves ("whpk_" and base64) of the key pairs in force, the newest first.
+	SigningPublicKeys []string `json:"signingPublicKeys,omitempty"`
 	// SigningSecretSet says whether pushes are signed.
 	SigningSecretSet bool `json:"signingSecretSet"`
 	// SigningSecret is the secret the daemon generated: returned once, by CreateSubscription, when none
@@ -114,7 +120,12 @@ type SubscriptionInput struct {
 	// Authentication is what a push proves itself with; nil means nothing. On a replacement, absent
 	// secrets are kept.
 	Authentication *Authentication
-	// SigningSecret is a Standard Webhooks secret ("whsec_" and base64). Empty lets the daemon generate
+	// ClientCertificate is what the TLS handshake of a push presents; it needs an https URL. Nil means nothing, and on a
+	// replacement keeps a file that is set.
+	ClientCertificate *ClientCertificate
+	// SignatureScheme is SchemeSymmetric or SchemeAsymmetric, for a secret that the daemon generates; empty means the first.
+	SignatureScheme string
+	// SigningSecret is a Standard Webhooks secret ("whsec_" and base64), or a private key ("whsk_"). Empty lets the daemon generate
 	// one at creation, and keeps the one there is on a replacement.
 	SigningSecret string
 	// Unsigned says that pushes shall not be signed; it excludes SigningSecret.
@@ -139,22 +150,24 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 		secret = b
 	}
 	return encode(struct {
-		DataCallbackURL string          `json:"dataCallbackURL"`
-		ValidationURL   string          `json:"validationCallbackURL,omitempty"`
-		ExportFormat    string          `json:"exportFormat,omitempty"`
-		NumberOfRecords int             `json:"numberOfRecords,omitempty"`
-		MaxWaitSeconds  *float64        `json:"maxWaitSeconds,omitempty"`
-		Resource        string          `json:"resource,omitempty"`
-		Events          []string        `json:"events,omitempty"`
-		Filter          json.RawMessage `json:"filter,omitempty"`
-		Payload         string          `json:"payload,omitempty"`
-		Method          string          `json:"method,omitempty"`
-		Authentication  *Authentication `json:"authentication,omitempty"`
-		SigningSecret   json.RawMessage `json:"signingSecret,omitempty"`
-		Delivery        *DeliveryPolicy `json:"delivery,omitempty"`
+		DataCallbackURL   string             `json:"dataCallbackURL"`
+		ValidationURL     string             `json:"validationCallbackURL,omitempty"`
+		ExportFormat      string             `json:"exportFormat,omitempty"`
+		NumberOfRecords   int                `json:"numberOfRecords,omitempty"`
+		MaxWaitSeconds    *float64           `json:"maxWaitSeconds,omitempty"`
+		Resource          string             `json:"resource,omitempty"`
+		Events            []string           `json:"events,omitempty"`
+		Filter            json.RawMessage    `json:"filter,omitempty"`
+		Payload           string             `json:"payload,omitempty"`
+		Method            string             `json:"method,omitempty"`
+		Authentication    *Authentication    `json:"authentication,omitempty"`
+		ClientCertificate *ClientCertificate `json:"clientCertificate,omitempty"`
+		SignatureScheme   string             `json:"signatureScheme,omitempty"`
+		SigningSecret     json.RawMessage    `json:"signingSecret,omitempty"`
+		Delivery          *DeliveryPolicy    `json:"delivery,omitempty"`
 	}{
 		s.DataCallbackURL, s.ValidationCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
-		s.Method, s.Authentication, secret, s.Delivery,
+		s.Method, s.Authentication, s.ClientCertificate, s.SignatureScheme, secret, s.Delivery,
 	})
 }
 
@@ -251,15 +264,17 @@ func (c *Client) PauseSubscription(ctx context.Context, id string) (Subscription
 }
 
 // RotateSecret gives the subscription a new signing secret and returns it. The old one signs too for
-// 24 hours.
+// 24 hours. With SchemeAsymmetric there is nothing secret to return: it is "", and the new public key is the first of
+// the subscription's SigningPublicKeys.
 func (c *Client) RotateSecret(ctx context.Context, id string) (string, error) {
 	var out struct {
-		SigningSecret string `json:"signingSecret"`
+		SigningSecret     string   `json:"signingSecret"`
+		SigningPublicKeys []string `json:"signingPublicKeys"`
 	}
 	if err := c.act(ctx, id, "secret", &out); err != nil {
 		return "", err
 	}
-	if out.SigningSecret == "" {
+	if out.SigningSecret == "" && len(out.SigningPublicKeys) == 0 {
 		return "", fmt.Errorf("rotate the secret of %s: the answer holds none", id)
 	}
 	return out.SigningSecret, nil

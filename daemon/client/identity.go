@@ -1,0 +1,100 @@
+package client
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// The signature schemes of a subscription (Standard Webhooks).
+const (
+	// SchemeSymmetric signs with a secret that the receiver has too (HMAC-SHA256).
+	SchemeSymmetric = "v1"
+	// SchemeAsymmetric signs with a key pair (Ed25519) of which the receiver has the public half.
+	SchemeAsymmetric = "v1a"
+)
+
+// ClientCertificate is what the TLS handshake of a push presents. Set one of Identity and PKCS12.
+type ClientCertificate struct {
+	// Identity presents the daemon's own chain, see Client.Certificates.
+	Identity bool
+	// PKCS12 is a file with a private key and its certificate, and Password what opens it.
+	PKCS12   []byte
+	Password string
+}
+
+// MarshalJSON writes true for the daemon's own chain, else the file.
+func (c ClientCertificate) MarshalJSON() ([]byte, error) {
+	switch {
+	case c.Identity && len(c.PKCS12) > 0:
+		return nil, errors.New("the daemon's own chain and a PKCS #12 file exclude each other")
+	case c.Identity:
+		return []byte("true"), nil
+	case len(c.PKCS12) == 0:
+		return nil, errors.New("a client certificate is the daemon's own chain or a PKCS #12 file")
+	}
+	return encode(struct {
+		PKCS12   string `json:"pkcs12"`
+		Password string `json:"password"`
+	}{base64.StdEncoding.EncodeToString(c.PKCS12), c.Password})
+}
+
+// ClientCertificateInfo is a ClientCertificate as the daemon shows it.
+type ClientCertificateInfo struct {
+	// Identity says that it is the daemon's own chain, of which nothing more is told here.
+	Identity bool
+	// Subject names the subscription's own certificate, and NotAfter is when it expires.
+	Subject  string
+	NotAfter time.Time
+}
+
+// UnmarshalJSON reads both forms.
+func (c *ClientCertificateInfo) UnmarshalJSON(b []byte) error {
+	*c = ClientCertificateInfo{}
+	if json.Unmarshal(b, &c.Identity) == nil {
+		return nil
+	}
+	var own struct {
+		Subject  string    `json:"subject"`
+		NotAfter time.Time `json:"notAfter"`
+	}
+	if err := json.Unmarshal(b, &own); err != nil {
+		return fmt.Errorf("read a client certificate: %w", err)
+	}
+	c.Subject, c.NotAfter = own.Subject, own.NotAfter
+	return nil
+}
+
+// MarshalJSON writes what UnmarshalJSON reads, which is also what a PUT takes back.
+func (c ClientCertificateInfo) MarshalJSON() ([]byte, error) {
+	if c.Identity {
+		return []byte("true"), nil
+	}
+	return encode(struct {
+		Set      bool      `json:"pkcs12Set"`
+		Subject  string    `json:"subject"`
+		NotAfter time.Time `json:"notAfter"`
+	}{true, c.Subject, c.NotAfter})
+}
+
+// maxChain bounds the certificates of the daemon, which are some KiB.
+const maxChain = 1 << 20
+
+// Certificates returns the daemon's X.509 chain as PEM, with which receivers verify who sent a push. It needs no token.
+func (c *Client) Certificates(ctx context.Context) ([]byte, error) {
+	res, err := c.send(ctx, request{method: http.MethodGet, path: "/certificates/default"})
+	if err != nil {
+		return nil, err
+	}
+	defer closeBody(res)
+	b, err := io.ReadAll(&meter{r: res.Body, left: maxChain})
+	if err != nil {
+		return nil, fmt.Errorf("read the certificates: %w", err)
+	}
+	return b, nil
+}
