@@ -186,6 +186,10 @@ func TestContract_D1_OldCertificatePath(t *testing.T) {
 	if got := a.header.Get("Location"); got != "/certificates/default" {
 		t.Errorf("/cert.pem leads to %q", got)
 	}
+	old, now := h.as("").follow("GET", "/cert.pem", "").is(200), h.as("").do("GET", "/certificates/default", nil).is(200)
+	if string(old.body) != string(now.body) || !strings.Contains(string(old.body), "BEGIN CERTIFICATE") {
+		t.Errorf("/cert.pem leads to %q, /certificates/default is %q", old.body, now.body)
+	}
 }
 
 // The names of version 1.1 are refused by what they are called now, beside whatever else is wrong.
