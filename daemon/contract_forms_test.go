@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -31,7 +32,7 @@ func (p push) wellFormed(t *testing.T) {
 	t.Helper()
 	d := xml.NewDecoder(bytes.NewReader(p.body))
 	for {
-		if _, err := d.Token(); err == io.EOF {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
 			return
 		} else if err != nil {
 			t.Fatalf("the push is no XML: %v: %s", err, p.body)

@@ -53,6 +53,19 @@ func TestCloudEventAttributes(t *testing.T) {
 	}
 }
 
+// A header that is there twice says nothing.
+func TestCloudEventHeaderTwice(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	w := b.through(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Add("Ce-Id", "2")
+		b.h.ServeHTTP(w, r)
+	}), http.MethodPost, "/events", "pub", `{}`, "Ce-Specversion", "1.0", "Ce-Id", "1", "Ce-Source", "/x", "Ce-Type", "a.b")
+	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), `{"field":"ce-id","detail":"is there 2 times`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestDecodeHeader(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -118,7 +119,7 @@ func (w *xmlWriter) envelope(e *queue.Event) error {
 
 // begin makes value what is read.
 func (w *xmlWriter) begin(value []byte) {
-	w.source = *bytes.NewBuffer(value[:len(value):len(value)])
+	w.source = *bytes.NewBuffer(slices.Clip(value))
 	if w.decoder == nil {
 		w.decoder = jsontext.NewDecoder(&w.source, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	} else {

@@ -34,7 +34,7 @@ func parseXML(doc []byte) (*element, error) {
 	for {
 		t, err := d.RawToken()
 		if err != nil {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				return nil, err
 			}
 			break
@@ -78,7 +78,7 @@ func parseXML(doc []byte) (*element, error) {
 	// Once more as programs read it, which looks at more.
 	d = xml.NewDecoder(bytes.NewReader(doc))
 	for {
-		if _, err := d.Token(); err == io.EOF {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
 			return root.kids[0], nil
 		} else if err != nil {
 			return nil, err
