@@ -34,7 +34,9 @@ func TestContract_D1_SignaturesJudgedByAnotherImplementation(t *testing.T) {
 		h := start(t, judgedIdentity(t, identity))
 		r := receive(t)
 		for _, f := range []fields{
-			{"method": "POST"}, {"method": "PUT", "payload": "data"}, {"method": "GET"},
+			{"method": "POST"},
+			{"method": "PUT", "payload": "data"},
+			{"method": "GET"},
 			{"method": "POST", "numberOfRecords": 10},
 			{"method": "GET", "authentication": fields{"type": "query", "name": "key", "value": "a b/ü&"}},
 		} {

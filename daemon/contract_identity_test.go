@@ -83,7 +83,7 @@ func signedBy(p push, origin string, chain []*x509.Certificate) (*x509.Certifica
 		return nil, fmt.Errorf("covered are %s, created %s", m[2], m[3])
 	}
 	var text strings.Builder
-	for _, name := range strings.Fields(m[2]) {
+	for name := range strings.FieldsSeq(m[2]) {
 		value := ""
 		switch plain := strings.Trim(name, `"`); plain {
 		case "@method":
@@ -555,7 +555,7 @@ func (p push) v1a(t *testing.T, public string) bool {
 	if err != nil || len(key) != ed25519.PublicKeySize || !strings.HasPrefix(public, "whpk_") {
 		t.Fatalf("%q is no public key", public)
 	}
-	for _, s := range strings.Fields(p.header.Get("Webhook-Signature")) {
+	for s := range strings.FieldsSeq(p.header.Get("Webhook-Signature")) {
 		sig, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(s, "v1a,"))
 		text := p.header.Get("Webhook-Id") + "." + p.header.Get("Webhook-Timestamp") + "." + string(p.body)
 		if err == nil && strings.HasPrefix(s, "v1a,") && ed25519.Verify(key, []byte(text), sig) {

@@ -19,8 +19,8 @@ const (
 	SchemeAsymmetric = "v1a"
 )
 
-// ClientCertificate is what the TLS handshake of a push presents. Set one of Identity and PKCS12.
-type ClientCertificate struct {
+// Certificate is what the TLS handshake of a push presents. Set one of Identity and PKCS12.
+type Certificate struct {
 	// Identity presents the daemon's own chain, see Client.Certificates.
 	Identity bool
 	// PKCS12 is a file with a private key and its certificate, and Password what opens it.
@@ -29,7 +29,7 @@ type ClientCertificate struct {
 }
 
 // MarshalJSON writes true for the daemon's own chain, else the file.
-func (c ClientCertificate) MarshalJSON() ([]byte, error) {
+func (c Certificate) MarshalJSON() ([]byte, error) {
 	switch {
 	case c.Identity && len(c.PKCS12) > 0:
 		return nil, errors.New("the daemon's own chain and a PKCS #12 file exclude each other")
@@ -44,8 +44,8 @@ func (c ClientCertificate) MarshalJSON() ([]byte, error) {
 	}{base64.StdEncoding.EncodeToString(c.PKCS12), c.Password})
 }
 
-// ClientCertificateInfo is a ClientCertificate as the daemon shows it.
-type ClientCertificateInfo struct {
+// CertificateInfo is a Certificate as the daemon shows it.
+type CertificateInfo struct {
 	// Identity says that it is the daemon's own chain, of which nothing more is told here.
 	Identity bool
 	// Subject names the subscription's own certificate, and NotAfter is when it expires.
@@ -54,8 +54,8 @@ type ClientCertificateInfo struct {
 }
 
 // UnmarshalJSON reads both forms.
-func (c *ClientCertificateInfo) UnmarshalJSON(b []byte) error {
-	*c = ClientCertificateInfo{}
+func (c *CertificateInfo) UnmarshalJSON(b []byte) error {
+	*c = CertificateInfo{}
 	if json.Unmarshal(b, &c.Identity) == nil {
 		return nil
 	}
@@ -71,7 +71,7 @@ func (c *ClientCertificateInfo) UnmarshalJSON(b []byte) error {
 }
 
 // MarshalJSON writes what UnmarshalJSON reads, which is also what a PUT takes back.
-func (c ClientCertificateInfo) MarshalJSON() ([]byte, error) {
+func (c CertificateInfo) MarshalJSON() ([]byte, error) {
 	if c.Identity {
 		return []byte("true"), nil
 	}

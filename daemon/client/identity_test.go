@@ -54,7 +54,7 @@ func TestIdentityAgainstTheDaemon(t *testing.T) {
 	}
 	in := client.SubscriptionInput{
 		DataCallbackURL: "https://127.0.0.1:8421/", SignatureScheme: client.SchemeAsymmetric,
-		ClientCertificate: &client.ClientCertificate{PKCS12: file, Password: "word"},
+		ClientCertificate: &client.Certificate{PKCS12: file, Password: "word"},
 	}
 	made, err := c.CreateSubscription(t.Context(), in)
 	if err != nil {
@@ -79,7 +79,7 @@ func TestIdentityAgainstTheDaemon(t *testing.T) {
 	if same, err := c.PatchSubscription(t.Context(), made.ID, map[string]any{"clientCertificate": read.ClientCertificate}); err != nil || *same.ClientCertificate != *own {
 		t.Errorf("sent back it is %+v, %v", same.ClientCertificate, err)
 	}
-	in.ClientCertificate = &client.ClientCertificate{Identity: true}
+	in.ClientCertificate = &client.Certificate{Identity: true}
 	if r, err := c.ReplaceSubscription(t.Context(), made.ID, in); err != nil || r.ClientCertificate == nil || !r.ClientCertificate.Identity {
 		t.Errorf("replaced by %+v, %v", r.ClientCertificate, err)
 	}
@@ -88,16 +88,16 @@ func TestIdentityAgainstTheDaemon(t *testing.T) {
 		t.Errorf("replaced by %+v, %v", r.ClientCertificate, err)
 	}
 	if _, err := c.CreateSubscription(t.Context(), client.SubscriptionInput{
-		DataCallbackURL: "https://127.0.0.1:8421/", ClientCertificate: &client.ClientCertificate{PKCS12: file, Password: "another"},
+		DataCallbackURL: "https://127.0.0.1:8421/", ClientCertificate: &client.Certificate{PKCS12: file, Password: "another"},
 	}); err == nil || !strings.Contains(err.Error(), "does not open") {
 		t.Errorf("with a wrong password: %v", err)
 	}
-	for _, bad := range []client.ClientCertificate{{}, {Identity: true, PKCS12: file}} {
+	for _, bad := range []client.Certificate{{}, {Identity: true, PKCS12: file}} {
 		if _, err := json.Marshal(bad); err == nil {
 			t.Errorf("%+v is encoded", bad)
 		}
 	}
-	var info client.ClientCertificateInfo
+	var info client.CertificateInfo
 	if err := json.Unmarshal([]byte(`"x"`), &info); err == nil {
 		t.Error("a text is read as a certificate")
 	}

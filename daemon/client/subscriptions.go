@@ -53,7 +53,7 @@ type Subscription struct {
 	// Authentication is what a push proves itself with, without the secret parts; nil for nothing.
 	Authentication *AuthenticationInfo `json:"authentication,omitempty"`
 	// ClientCertificate is what the TLS handshake of a push presents; nil for nothing.
-	ClientCertificate *ClientCertificateInfo `json:"clientCertificate,omitempty"`
+	ClientCertificate *CertificateInfo `json:"clientCertificate,omitempty"`
 	// SignatureScheme is SchemeAsymmetric, or "" for SchemeSymmetric.
 	SignatureScheme string `json:"signatureScheme,omitempty"`
 	// SigningPublicKeys are the public halves ("whpk_" and base64) of the key pairs in force, the newest first.
@@ -122,7 +122,7 @@ type SubscriptionInput struct {
 	Authentication *Authentication
 	// ClientCertificate is what the TLS handshake of a push presents; it needs an https URL. Nil means nothing, and on a
 	// replacement keeps a file that is set.
-	ClientCertificate *ClientCertificate
+	ClientCertificate *Certificate
 	// SignatureScheme is SchemeSymmetric or SchemeAsymmetric, for a secret that the daemon generates; empty means the first.
 	SignatureScheme string
 	// SigningSecret is a Standard Webhooks secret ("whsec_" and base64), or a private key ("whsk_"). Empty lets the daemon generate
@@ -150,21 +150,21 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 		secret = b
 	}
 	return encode(struct {
-		DataCallbackURL   string             `json:"dataCallbackURL"`
-		ValidationURL     string             `json:"validationCallbackURL,omitempty"`
-		ExportFormat      string             `json:"exportFormat,omitempty"`
-		NumberOfRecords   int                `json:"numberOfRecords,omitempty"`
-		MaxWaitSeconds    *float64           `json:"maxWaitSeconds,omitempty"`
-		Resource          string             `json:"resource,omitempty"`
-		Events            []string           `json:"events,omitempty"`
-		Filter            json.RawMessage    `json:"filter,omitempty"`
-		Payload           string             `json:"payload,omitempty"`
-		Method            string             `json:"method,omitempty"`
-		Authentication    *Authentication    `json:"authentication,omitempty"`
-		ClientCertificate *ClientCertificate `json:"clientCertificate,omitempty"`
-		SignatureScheme   string             `json:"signatureScheme,omitempty"`
-		SigningSecret     json.RawMessage    `json:"signingSecret,omitempty"`
-		Delivery          *DeliveryPolicy    `json:"delivery,omitempty"`
+		DataCallbackURL   string          `json:"dataCallbackURL"`
+		ValidationURL     string          `json:"validationCallbackURL,omitempty"`
+		ExportFormat      string          `json:"exportFormat,omitempty"`
+		NumberOfRecords   int             `json:"numberOfRecords,omitempty"`
+		MaxWaitSeconds    *float64        `json:"maxWaitSeconds,omitempty"`
+		Resource          string          `json:"resource,omitempty"`
+		Events            []string        `json:"events,omitempty"`
+		Filter            json.RawMessage `json:"filter,omitempty"`
+		Payload           string          `json:"payload,omitempty"`
+		Method            string          `json:"method,omitempty"`
+		Authentication    *Authentication `json:"authentication,omitempty"`
+		ClientCertificate *Certificate    `json:"clientCertificate,omitempty"`
+		SignatureScheme   string          `json:"signatureScheme,omitempty"`
+		SigningSecret     json.RawMessage `json:"signingSecret,omitempty"`
+		Delivery          *DeliveryPolicy `json:"delivery,omitempty"`
 	}{
 		s.DataCallbackURL, s.ValidationCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
 		s.Method, s.Authentication, s.ClientCertificate, s.SignatureScheme, secret, s.Delivery,

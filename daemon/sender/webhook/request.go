@@ -168,7 +168,8 @@ func addQuery(u *url.URL, name, value string) {
 func signatures(secrets []store.SigningSecret, now time.Time, id, stamp string, body []byte) string {
 	var text []byte
 	for i := range secrets {
-		if at := secrets[i].ExpiresAt; !at.IsZero() && !now.Before(at) {
+		secret := &secrets[i]
+		if at := secret.ExpiresAt; !at.IsZero() && !now.Before(at) {
 			continue
 		}
 		if text != nil {
@@ -176,11 +177,11 @@ func signatures(secrets []store.SigningSecret, now time.Time, id, stamp string, 
 		} else {
 			text = make([]byte, 0, len(secrets)*48)
 		}
-		if secrets[i].Ed25519 {
-			text = appendAsymmetric(text, &secrets[i], id, stamp, body)
+		if secret.Ed25519 {
+			text = appendAsymmetric(text, secret, id, stamp, body)
 			continue
 		}
-		mac := hmac.New(sha256.New, secrets[i].Key)
+		mac := hmac.New(sha256.New, secret.Key)
 		var head [queue.MaxIDLength + 32]byte
 		mac.Write(append(append(append(append(head[:0], id...), '.'), stamp...), '.'))
 		mac.Write(body)
