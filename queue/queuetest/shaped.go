@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"slices"
+	"testing"
 	"time"
 
 	"herald/queue"
@@ -12,7 +13,11 @@ import (
 
 func shapedScenarios() []scenario {
 	var list []scenario
-	for seed := range uint64(8) {
+	seeds := uint64(6)
+	if testing.Short() {
+		seeds = 2
+	}
+	for seed := range seeds {
 		list = append(list, scenario{fmt.Sprint("Shaped", seed), func(r *rig) { shaped(r, seed) }})
 	}
 	return list
