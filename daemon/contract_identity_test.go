@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -250,6 +251,26 @@ func TestContract_D1_AConfiguredIdentity(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(h.dir, "data", "identity.key")); err == nil {
 			t.Error("a key was made although one is configured")
 		}
+	}
+}
+
+// SIGHUP has a configured identity read at once.
+func TestContract_D1_AConfiguredIdentityIsReloaded(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert, private := filepath.Join(dir, "c.pem"), filepath.Join(dir, "k.pem")
+	writeCertificate(t, cert, private, 1)
+	address := freeAddress(t)
+	c, h := spawnReady(t, configFile(t, dir, address, fmt.Sprintf("identity: {cert: %s, key: %s}", cert, private)), address)
+	first := h.chain()
+	if len(first) != 1 || first[0].SerialNumber.Int64() != 1 {
+		t.Fatalf("the chain is %v", first)
+	}
+	writeCertificate(t, cert, private, 2_000_000) // of another size
+	c.signal(syscall.SIGHUP)
+	h.eventually("the new certificate is served", func() bool { return h.chain()[0].SerialNumber.Int64() == 2_000_000 })
+	if chain := h.chain(); len(chain) != 2 || !chain[1].Equal(first[0]) {
+		t.Errorf("the one before is gone: %d certificates", len(chain))
 	}
 }
 

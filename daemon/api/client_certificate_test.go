@@ -13,11 +13,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"math/big"
+	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"software.sslmate.com/src/go-pkcs12"
+
+	"herald/store"
 )
 
 // keyAndLeaf makes a key with its certificate.
@@ -108,6 +112,37 @@ func TestChainOfAFileIsOrdered(t *testing.T) {
 	}
 	if len(pair.Certificate) != 3 || string(pair.Certificate[0]) != string(leaf.Raw) || string(pair.Certificate[1]) != string(middle.Raw) || string(pair.Certificate[2]) != string(root.Raw) {
 		t.Errorf("the chain has %d certificates, in another order", len(pair.Certificate))
+	}
+}
+
+// Only key pairs whose signatures can come are shown.
+func TestPublicKeysInForce(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	first, text := newSigningSecret(true)
+	old, _ := newSigningSecret(true)
+	gone, _ := newSigningSecret(true)
+	symmetric, secret := newSigningSecret(false)
+	old.ExpiresAt, gone.ExpiresAt = now.Add(time.Second), now
+	list := publicKeys([]store.SigningSecret{first, old, symmetric, gone}, now)
+	want := append(publicKeys([]store.SigningSecret{first}, now), publicKeys([]store.SigningSecret{old}, now)...)
+	if len(list) != 2 || !slices.Equal(list, want) || text != "" || secret == "" {
+		t.Errorf("shown are %v", list)
+	}
+}
+
+// A receiver that refused one certificate may take another: what is known of it is forgotten.
+func TestHealthIsForgottenWithTheCertificate(t *testing.T) {
+	t.Parallel()
+	ill := store.Health{FailingSince: testNow, Failures: 9}
+	b := newBed(t)
+	_, path := b.subscribe(`{"dataCallbackURL":"https://r.example/x"}`)
+	for _, want := range []store.Health{{}, ill} { // the second time it is the same
+		b.set(func(s *store.Subscription) { s.Health = ill })
+		wantJSON[jsonObject](t, b.request(http.MethodPatch, path, "sub", `{"clientCertificate":true}`), 200)
+		if got := b.stored().Health; got != want {
+			t.Errorf("health %+v, want %+v", got, want)
+		}
 	}
 }
 

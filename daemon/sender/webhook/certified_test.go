@@ -119,6 +119,14 @@ func TestConnectionsAreNotSharedBetweenCertificates(t *testing.T) {
 		t.Error("a closed connection was used")
 	}
 
+	// The same key with another chain is another certificate.
+	longer := subscription(srv.URL)
+	longer.ClientCertificate = store.ClientCertificate{Chain: a.ClientCertificate.Chain + b.ClientCertificate.Chain, Key: a.ClientCertificate.Key}
+	if out := s.Send(t.Context(), longer, push()); out.Class != queue.ClassDelivered || transports != 3 {
+		t.Fatalf("%+v, %d transports", out, transports)
+	}
+	<-got
+
 	a.ClientCertificate.Key = []byte("x")
 	plain := subscription("http://127.0.0.1:1/")
 	plain.ClientCertificate = b.ClientCertificate
