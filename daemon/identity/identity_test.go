@@ -254,6 +254,7 @@ func TestConfiguredFilesAreTakenUp(t *testing.T) {
 		// The files of a bubble have the times of the world outside, so that a change must be one of size too.
 		configure(t, dir, all[Ed25519], time.Now().Add(20*day))
 		time.Sleep(checkEvery + time.Second)
+		synctest.Wait()
 		second := i.Credential()
 		chain := served(t, i)
 		if second.Algorithm != Ed25519 || len(chain) != 2 || KeyID(chain[0]) != second.KeyID || KeyID(chain[1]) != first.KeyID {
@@ -262,20 +263,24 @@ func TestConfiguredFilesAreTakenUp(t *testing.T) {
 		// Files that do not fit together change nothing, and are told of once.
 		write(t, o.KeyFile, []byte("damaged"))
 		time.Sleep(10 * checkEvery)
+		synctest.Wait()
 		if i.Credential() != second || strings.Count(out.String(), "stays as it was") != 1 {
 			t.Errorf("the log is %s", out.String())
 		}
 		configure(t, dir, all[Ed25519], time.Now().Add(20*day))
 		time.Sleep(checkEvery)
+		synctest.Wait()
 		if i.Credential().KeyID != second.KeyID || strings.Count(out.String(), "can be refreshed again") != 1 {
 			t.Errorf("the log is %s", out.String())
 		}
 		// The one before is served until it expires.
 		time.Sleep(9 * day)
+		synctest.Wait()
 		if len(served(t, i)) != 2 {
 			t.Error("the certificate before went early")
 		}
 		time.Sleep(2 * day)
+		synctest.Wait()
 		if len(served(t, i)) != 1 {
 			t.Error("an expired certificate is served")
 		}
