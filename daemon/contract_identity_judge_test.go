@@ -40,7 +40,7 @@ func TestContract_D1_SignaturesJudgedByAnotherImplementation(t *testing.T) {
 			{"method": "POST", "numberOfRecords": 10},
 			{"method": "GET", "authentication": fields{"type": "query", "name": "key", "value": "a b/ü&"}},
 		} {
-			f["dataCallbackURL"] = r.URL + "/a%2Fb?x=1&y=%20"
+			f["dataCallbackURL"], f["messageSignature"] = r.URL+"/a%2Fb?x=1&y=%20", true
 			id := h.admin().do("POST", "/subscriptions", f).is(200).text("id")
 			h.delivery(h.publish("task.create", "project/proj1", fields{"text": "é"}), id, "delivered")
 			h.admin().do("DELETE", "/subscriptions/"+id, nil).is(204)

@@ -176,7 +176,7 @@ func TestContract_D1_EveryPushIsSignedByTheCertificate(t *testing.T) {
 	} {
 		r := receive(t)
 		for _, path := range []string{"", "/a%2Fb/ü?x=1&y=%20", "/?"} {
-			f["dataCallbackURL"] = r.URL + path
+			f["dataCallbackURL"], f["messageSignature"] = r.URL+path, true
 			id := h.admin().do("POST", "/subscriptions", f).is(200).text("id")
 			event := h.publish("task.create", "project/proj1", fields{"text": "é"})
 			h.delivery(event, id, "delivered")
@@ -242,7 +242,7 @@ func TestContract_D1_AConfiguredIdentity(t *testing.T) {
 			t.Errorf("the chain is %v", chain)
 		}
 		r := receive(t)
-		id := h.subscribe(r.URL, nil)
+		id := h.subscribe(r.URL, fields{"messageSignature": true})
 		h.delivery(h.publish("task.create", "", fields{}), id, "delivered")
 		p := r.wait(1)[0]
 		if by, err := signedBy(p, r.URL, chain); err != nil || by != chain[0] || !strings.Contains(p.header.Get("Signature-Input"), `alg="`+algorithm+`"`) {
@@ -389,7 +389,7 @@ func TestContract_D1_ClientCertificateOfHerald(t *testing.T) {
 	ca := authority(t)
 	h := startTrusting(t, ca, t.TempDir())
 	r := strict(t, ca)
-	created := h.admin().do("POST", "/subscriptions", fields{"dataCallbackURL": r.URL, "clientCertificate": true, "delivery": patiently()}).is(200).object()
+	created := h.admin().do("POST", "/subscriptions", fields{"dataCallbackURL": r.URL, "clientCertificate": true, "messageSignature": true, "delivery": patiently()}).is(200).object()
 	id, _ := created["id"].(string)
 	if created["clientCertificate"] != true || h.read(id)["clientCertificate"] != true {
 		t.Errorf("it is shown as %v", created)
@@ -676,5 +676,43 @@ func TestContract_D1_AsymmetricSignatures(t *testing.T) {
 	names(t, "another scheme alone", h.admin().do("PATCH", "/subscriptions/"+id, fields{"signatureScheme": "v1a"}).problem(400), "\nsignatureScheme: ", "signingSecret")
 	for _, key := range [][]byte{broken, private[:31], private[:33], nil} {
 		names(t, "a key that is none", h.admin().do("PATCH", "/subscriptions/"+id, fields{"signingSecret": "whsk_" + base64.StdEncoding.EncodeToString(key)}).problem(400), "\nsigningSecret: ", "whsk_")
+	}
+}
+
+// A push has the signature of Herald's certificate when its subscription asks for it, and not otherwise.
+func TestContract_D1_MessageSignatureIsAsked(t *testing.T) {
+	t.Parallel()
+	h := start(t)
+	r := receive(t)
+	id := h.subscribe(r.URL, nil)
+	n := 0
+	signed := func(want bool) {
+		t.Helper()
+		n++
+		h.delivery(h.publish("task.create", "", fields{}), id, "delivered")
+		p := r.wait(n)[n-1]
+		for _, name := range []string{"Signature", "Signature-Input", "Content-Digest"} {
+			if got := p.header.Get(name) != ""; got != want {
+				t.Errorf("%s: %q", name, p.header.Get(name))
+			}
+		}
+		shown, _ := h.read(id)["messageSignature"].(bool)
+		if shown != want {
+			t.Errorf("it is shown as %v", shown)
+		}
+	}
+	signed(false)
+	h.admin().do("PATCH", "/subscriptions/"+id, fields{"messageSignature": true}).is(200)
+	signed(true)
+	h.admin().do("PATCH", "/subscriptions/"+id, fields{"numberOfRecords": 1}).is(200)
+	signed(true)
+	h.admin().do("PATCH", "/subscriptions/"+id, fields{"messageSignature": nil}).is(200)
+	signed(false)
+	h.admin().do("PUT", "/subscriptions/"+id, fields{"dataCallbackURL": r.URL, "messageSignature": true}).is(200)
+	signed(true)
+	h.admin().do("PUT", "/subscriptions/"+id, fields{"dataCallbackURL": r.URL}).is(200)
+	signed(false)
+	for _, wrong := range []any{"yes", 1, fields{}} {
+		h.admin().do("PATCH", "/subscriptions/"+id, fields{"messageSignature": wrong}).problem(400)
 	}
 }

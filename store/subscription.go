@@ -72,6 +72,9 @@ type Subscription struct {
 	Authentication Authentication
 	// ClientCertificate is what the TLS handshake of a push presents.
 	ClientCertificate ClientCertificate
+	// MessageSignature: a push is also signed with the key of Herald's certificate (RFC 9421). That costs about half as much
+	// processor time as all else of a push, so it is made for receivers that ask for it.
+	MessageSignature bool
 	// SigningSecrets are the Standard Webhooks secrets in force, the newest first: each signs every
 	// push until it expires. Empty when the owner removed signing.
 	SigningSecrets []SigningSecret

@@ -97,6 +97,9 @@ func (p *subscriptionInput) read() {
 	p.cloud()
 	p.delivery()
 	p.clientCertificate()
+	if v, is := p.boolean("messageSignature"); is == given || is == null {
+		p.next.MessageSignature = v
+	}
 	p.readOnly()
 	p.renamed()
 	p.end("")

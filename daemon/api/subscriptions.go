@@ -30,6 +30,7 @@ type subscriptionView struct {
 	Authentication   *authView       `json:"authentication,omitempty"`
 	Delivery         *deliveryPolicy `json:"delivery,omitempty"`
 	ClientCert       any             `json:"clientCertificate,omitzero"`
+	MessageSignature bool            `json:"messageSignature,omitzero"`
 	SigningSecretSet bool            `json:"signingSecretSet"`
 	SignatureScheme  string          `json:"signatureScheme,omitempty"`
 	PublicKeys       []string        `json:"signingPublicKeys,omitempty"`
@@ -62,6 +63,7 @@ func viewSubscription(s *store.Subscription) subscriptionView {
 		Resource: s.Resource, Events: s.Events,
 		Payload: string(s.Payload), Method: s.Method, Delivery: viewPolicy(&s.Delivery),
 		ClientCert:       viewClientCertificate(&s.ClientCertificate),
+		MessageSignature: s.MessageSignature,
 		SigningSecretSet: len(s.SigningSecrets) > 0, SignatureScheme: shownScheme(s.SigningSecrets),
 		PublicKeys: publicKeys(s.SigningSecrets, time.Now()),
 		State:      string(s.State), StateReason: s.StateReason, StateSince: s.StateSince.UTC(),

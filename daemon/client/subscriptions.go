@@ -54,6 +54,8 @@ type Subscription struct {
 	Authentication *AuthenticationInfo `json:"authentication,omitempty"`
 	// ClientCertificate is what the TLS handshake of a push presents; nil for nothing.
 	ClientCertificate *CertificateInfo `json:"clientCertificate,omitempty"`
+	// MessageSignature says whether pushes are also signed with the key of Herald's certificate (RFC 9421).
+	MessageSignature bool `json:"messageSignature,omitempty"`
 	// SignatureScheme is SchemeAsymmetric, or "" for SchemeSymmetric.
 	SignatureScheme string `json:"signatureScheme,omitempty"`
 	// SigningPublicKeys are the public halves ("whpk_" and base64) of the key pairs in force, the newest first.
@@ -123,6 +125,8 @@ type SubscriptionInput struct {
 	// ClientCertificate is what the TLS handshake of a push presents; it needs an https URL. Nil means nothing, and on a
 	// replacement keeps a file that is set.
 	ClientCertificate *Certificate
+	// MessageSignature has pushes signed with the key of Herald's certificate, too.
+	MessageSignature bool
 	// SignatureScheme is SchemeSymmetric or SchemeAsymmetric, for a secret that the daemon generates; empty means the first.
 	SignatureScheme string
 	// SigningSecret is a Standard Webhooks secret ("whsec_" and base64), or a private key ("whsk_"). Empty lets the daemon generate
@@ -162,12 +166,13 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 		Method            string          `json:"method,omitempty"`
 		Authentication    *Authentication `json:"authentication,omitempty"`
 		ClientCertificate *Certificate    `json:"clientCertificate,omitempty"`
+		MessageSignature  bool            `json:"messageSignature,omitempty"`
 		SignatureScheme   string          `json:"signatureScheme,omitempty"`
 		SigningSecret     json.RawMessage `json:"signingSecret,omitempty"`
 		Delivery          *DeliveryPolicy `json:"delivery,omitempty"`
 	}{
 		s.DataCallbackURL, s.ValidationCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
-		s.Method, s.Authentication, s.ClientCertificate, s.SignatureScheme, secret, s.Delivery,
+		s.Method, s.Authentication, s.ClientCertificate, s.MessageSignature, s.SignatureScheme, secret, s.Delivery,
 	})
 }
 

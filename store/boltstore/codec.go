@@ -210,7 +210,8 @@ func appendPolicy(b []byte, s *store.Subscription) []byte {
 	b = appendText(b, s.Authentication.ClientID)
 	b = appendText(b, s.Authentication.Scopes)
 	b = appendBool(b, s.ClientCertificate.Identity)
-	return appendText(b, s.ClientCertificate.Chain)
+	b = appendText(b, s.ClientCertificate.Chain)
+	return appendBool(b, s.MessageSignature)
 }
 
 // float reads a number that is neither negative nor infinite.
@@ -266,6 +267,7 @@ func (r *reader) policy(s *store.Subscription) {
 	s.Authentication.Scopes = r.text()
 	s.ClientCertificate.Identity = r.bool()
 	s.ClientCertificate.Chain = r.text()
+	s.MessageSignature = r.bool()
 }
 
 func secretPart(s *store.Subscription) []byte {

@@ -39,7 +39,7 @@ func fullSubscription() *store.Subscription {
 			Secret: []byte("secret-validation"), Confirmed: "https://confirmed.example:443", ExpiresAt: at.Add(time.Hour), Attempts: 3,
 			NextAt: at.Add(time.Minute), LastError: "the receiver answered 500",
 		},
-		ClientCertificate: store.ClientCertificate{Identity: true, Chain: "-----BEGIN CERTIFICATE-----", Key: []byte("secret-key")},
+		ClientCertificate: store.ClientCertificate{Identity: true, Chain: "-----BEGIN CERTIFICATE-----", Key: []byte("secret-key")}, MessageSignature: true,
 		SigningSecrets: []store.SigningSecret{
 			{Key: []byte("secret-signing-key-the-new-one"), Ed25519: true}, {Key: []byte("secret-signing-key-the-old-one"), ExpiresAt: at},
 		},
@@ -127,7 +127,7 @@ func TestSubscriptionOfVersionOne(t *testing.T) {
 	want.ValidationCallbackURL, want.Validation, want.ClientCertificate = "", store.Validation{}, store.ClientCertificate{}
 	a := &want.Authentication
 	a.TokenURL, a.ClientID, a.Scopes, a.ClientSecret = "", "", "", ""
-	want.SigningSecrets[0].Ed25519 = false
+	want.SigningSecrets[0].Ed25519, want.MessageSignature = false, false
 	want.Delivery = store.DeliveryPolicy{Timeout: time.Minute, RetrySchedule: "day", MaxConcurrency: 4}
 	got, err := decodeSubscription(sl, want.ID[:], value)
 	if err != nil {

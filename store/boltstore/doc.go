@@ -51,7 +51,7 @@
 // whether they are being discarded, and the health: failing since, failures, breaker opened, probes, next
 // probe, warned of, notice, its time; of the validation what is confirmed, its expiry, attempts, next attempt and last
 // error; of the authentication token URL, client id and scopes; of the client certificate whether it is Herald's, and the
-// chain. The sealed part: callback URL, and of the authentication token, password and value, then the signing secrets, each key
+// chain; and whether pushes have a message signature. The sealed part: callback URL, and of the authentication token, password and value, then the signing secrets, each key
 // and expiry; and from version 2 on validation URL, validation secret, client secret, key of the client
 // certificate, and of each signing secret whether it is an asymmetric one.
 //

@@ -83,7 +83,7 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 	if pr := authenticate(sub, u, h, v[7:8:8]); pr != nil {
 		return nil, pr
 	}
-	if s.identity != nil { // last, because the query may hold credentials
+	if sub.MessageSignature && s.identity != nil { // last, because the query may hold credentials
 		if pr := sign(s.identity(), u, h, method, p.ID, stamp, now, body); pr != nil {
 			return nil, pr
 		}
