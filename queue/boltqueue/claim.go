@@ -33,6 +33,7 @@ type lease struct {
 	retries  int32
 	key      uint64 // in a lane with an order
 	unkeyed  bool   // leased before the lane got its order
+	released bool   // delivered, and its key given to the next, though the disk does not know of it yet
 	byHand   bool   // of a retry: it was made due by hand
 	batch    uint64 // the first event of the batch it was retried in, 0 for none
 }
@@ -385,7 +386,9 @@ func (q *Queue) unlease(l *lane, seq uint64, le lease, again bool) {
 	if !le.fresh {
 		l.addLeasedRetries(q, -1)
 	}
-	l.ord.release(le.key)
+	if !le.released {
+		l.ord.release(le.key)
+	}
 	switch {
 	case (l.dropped || le.doomed) && le.fresh:
 		if s != nil {

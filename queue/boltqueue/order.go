@@ -230,7 +230,7 @@ func (q *Queue) reorder(l *lane, r queue.Room) {
 		l.ord.key = r.Key
 	}
 	for k, le := range q.leases {
-		if k.lane == l.number {
+		if k.lane == l.number && !le.released {
 			// Its key was not asked for. In strict order all wait until it ends.
 			le.key, le.unkeyed = 0, true
 			q.leases[k] = le

@@ -84,9 +84,17 @@ func (q *Queue) settlePush(list []settlement, l *lane, s *queue.Settlement, nowM
 			continue
 		}
 		le.settling = true
+		if l.ord != nil && s.State == queue.StateDelivered {
+			// The next of its key need not wait for the disk: after a crash both are delivered again, in their order.
+			l.ord.release(le.key)
+			le.released = true
+		}
 		q.leases[out.key] = le
 		out.lease = le
 		list = append(list, out)
+	}
+	if l.ord != nil {
+		q.place(l, nowMs)
 	}
 	if push := list[from:]; out.due != 0 && len(push) > 1 && !s.Dissolve {
 		seqs := make([]uint64, len(push))
@@ -203,7 +211,9 @@ func (q *Queue) finish(st *stage, s *settlement) {
 	le := q.leases[s.key]
 	delete(q.leases, s.key)
 	l.leased--
-	l.ord.release(le.key)
+	if !le.released {
+		l.ord.release(le.key)
+	}
 	segment := q.segmentOf(s.key.seq)
 	if segment != nil {
 		segment.leased--

@@ -23,6 +23,7 @@ func policyScenarios() []scenario {
 		{"BytesFillBatches", bytesFill},
 		{"DiscardAgainAndAgain", discardAgain},
 		{"StrictOrder", strictOrder},
+		{"OrderGoesOnAtOnce", orderGoesOn},
 		{"OrderByKey", orderByKey},
 		{"KeyBehindManyOfAnother", keyBehindMany},
 		{"Discard", discard},
@@ -399,6 +400,32 @@ func strictOrder(r *rig) {
 	if got := r.claimWith(1, room); len(got) != 0 {
 		r.t.Fatal("something is left")
 	}
+}
+
+// orderGoesOn has the next delivery come as soon as the one before it has arrived, and not only when the disk knows.
+func orderGoesOn(r *rig) {
+	for lane, order := range []queue.Order{queue.OrderStrict, queue.OrderKey} {
+		n := 10
+		for range n {
+			r.accept(submission(1, laneOf(lane)))
+		}
+		room := ordered(order)
+		start := time.Now()
+		for range n {
+			ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
+			got, err := r.q.Claim(ctx, 10, room, nil)
+			cancel()
+			if err != nil || len(got) != 1 {
+				r.t.Fatalf("%d claims (%v)", len(got), err)
+			}
+			r.q.Settle(delivered(got[0]))
+		}
+		if took := time.Since(start); took > time.Millisecond {
+			r.t.Errorf("%d deliveries in order took %v", n, took)
+		}
+		r.step()
+	}
+	r.wantStats(0, 0, 0, 0)
 }
 
 func orderByKey(r *rig) {
