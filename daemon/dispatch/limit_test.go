@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -234,7 +235,7 @@ func TestBucketAtRandom(t *testing.T) {
 	for _, c := range []struct {
 		rate  float64
 		burst int
-	}{{1e-9, 1 << 40}, {1e12, 1 << 40}, {0.0001, 100_000}, {100_000, 100_000}} {
+	}{{1e-9, math.MaxInt}, {1e12, math.MaxInt}, {0.0001, 100_000}, {100_000, 100_000}} {
 		b = bucket{}
 		b.set(c.rate, c.burst, 1, 1<<60)
 		if n := b.available(1 << 60); n < 1 {

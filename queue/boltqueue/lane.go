@@ -234,7 +234,7 @@ func (l *lane) freshReady(q *Queue, nowMs int64) bool {
 
 // sizeOf is about what the record of an event takes, which is what its size is when it is read.
 func sizeOf(ev *queue.Event) uint32 {
-	return uint32(min(len(ev.Data)+len(ev.ID)+len(ev.Type)+len(ev.Resource)+20, math.MaxUint32))
+	return uint32(min(int64(len(ev.Data)+len(ev.ID)+len(ev.Type)+len(ev.Resource)+20), math.MaxUint32))
 }
 
 // push puts a first attempt at the end of the window.
