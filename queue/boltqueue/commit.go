@@ -274,7 +274,7 @@ func (q *Queue) installSegments(st *stage) {
 		q.events += int64(s.next - s.first)
 		if st.old != nil && s.first == st.old.first {
 			q.events -= int64(st.old.next - st.old.first)
-			st.old.extent = s.extent
+			st.old.grow(&s.extent)
 			if s.sealed && st.old.cached == 0 {
 				st.old.cache = nil
 			}

@@ -28,6 +28,12 @@ type extent struct {
 	sealed       bool
 }
 
+// grow takes over what a commit made of the extent. Its first stays untouched: it is read without the lock.
+func (e *extent) grow(to *extent) {
+	e.next, e.deliveries, e.bytes = to.next, to.deliveries, to.bytes
+	e.minMs, e.maxMs, e.sealed = to.minMs, to.maxMs, to.sealed
+}
+
 func (e *extent) encode() []byte {
 	b := []byte{recordVersion}
 	b = binary.AppendUvarint(b, e.next-e.first)
