@@ -1,6 +1,9 @@
 package queue
 
-import "time"
+import (
+	"time"
+	"unicode/utf8"
+)
 
 // Class says who must act after an attempt. It is what behaviour depends on, and a metric label.
 type Class string
@@ -26,6 +29,22 @@ func Classes() []Class {
 
 // MaxResponse is how much of a receiver's answer is kept with an attempt, in bytes.
 const MaxResponse = 4 << 10
+
+// MaxErrorText is how much of Outcome.Error is kept with an attempt, in bytes.
+const MaxErrorText = 512
+
+// ErrorText is the beginning of an error's text as it is kept: at most MaxErrorText bytes, and no half character at
+// its end.
+func ErrorText(s string) string {
+	if len(s) <= MaxErrorText {
+		return s
+	}
+	n := MaxErrorText
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
 
 // Outcome is what one attempt came to.
 type Outcome struct {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"time"
-	"unicode/utf8"
 
 	"herald/queue"
 	"herald/store"
@@ -14,9 +13,6 @@ import (
 // storeDelay is how long a lane rests when the store could not say what its subscription is, or did
 // not take a change: long enough not to hammer a failing disk.
 const storeDelay = 5 * time.Second
-
-// maxErrorText is what an attempt keeps of Outcome.Error, in bytes.
-const maxErrorText = 512
 
 // deliver sees one claim to its settlement. The outcome has no class when no attempt was made; ended is when
 // one did.
@@ -132,7 +128,7 @@ func (d *Dispatcher) send(j *job) (out queue.Outcome, ended time.Time) {
 	s.Attempt = &queue.Attempt{
 		Number: c.Attempt, StartedAt: out.StartedAt.UTC().Truncate(time.Millisecond),
 		Duration: out.Duration.Truncate(time.Microsecond), Class: out.Class, Status: out.Status,
-		Error: cut(out.Error, maxErrorText), Response: out.Response[:min(len(out.Response), queue.MaxResponse)],
+		Error: queue.ErrorText(out.Error), Response: out.Response[:min(len(out.Response), queue.MaxResponse)],
 	}
 	d.metrics.observe(&out, &s)
 	d.logAttempt(j.sub, c, &out, &s)
@@ -215,15 +211,4 @@ func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, out *qu
 		attrs = append(attrs, slog.String("next", string(s.State)))
 	}
 	d.log.LogAttrs(d.hard, level, "attempt", attrs...)
-}
-
-// cut shortens a text to at most n bytes without splitting a character.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

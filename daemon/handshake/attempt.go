@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -84,7 +83,7 @@ func (h *Handshake) settle(ctx context.Context, sent *store.Subscription, attemp
 		if v.NextAt.IsZero() || !v.ExpiresAt.Equal(sent.Validation.ExpiresAt) {
 			return errStale
 		}
-		v.Attempts, v.NextAt, v.LastError = attempts, next, cut(text, maxErrorText)
+		v.Attempts, v.NextAt, v.LastError = attempts, next, queue.ErrorText(text)
 		return nil
 	})
 	switch {
@@ -133,7 +132,7 @@ func (h *Handshake) logAttempt(ctx context.Context, s *store.Subscription, out *
 		slog.Float64("duration_ms", float64(took.Microseconds())/1000),
 	)
 	if out.Error != "" {
-		attrs = append(attrs, slog.String("error", cut(out.Error, maxErrorText)))
+		attrs = append(attrs, slog.String("error", queue.ErrorText(out.Error)))
 	}
 	switch {
 	case !next.IsZero():
@@ -144,15 +143,4 @@ func (h *Handshake) logAttempt(ctx context.Context, s *store.Subscription, out *
 		attrs = append(attrs, slog.String("next", "confirmation"))
 	}
 	h.log.LogAttrs(ctx, slog.LevelInfo, "validation attempt", attrs...)
-}
-
-// cut shortens a text to at most n bytes without splitting a character.
-func cut(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

@@ -46,8 +46,6 @@ const (
 	storeDelay = 5 * time.Second
 	// pageSize is how many subscriptions are looked at together at the start.
 	pageSize = 500
-	// maxErrorText is what is kept of an attempt's error, in bytes.
-	maxErrorText = 512
 )
 
 // Store is what is needed of a store.Store.

@@ -509,12 +509,12 @@ func TestMisconfiguredIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	for _, class := range []queue.Class{queue.ClassMisconfigured, queue.ClassRejected} {
 		inBubble(t, func(t *testing.T, b *bench) {
-			b.respond(outcome(class, 0, strings.Repeat("é", maxErrorText)))
+			b.respond(outcome(class, 0, strings.Repeat("é", queue.MaxErrorText)))
 			s := b.add(1, "http://ask.example/")
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			v := b.read(s)
-			if v.Attempts != 3 || len(v.LastError) != maxErrorText || strings.ToValidUTF8(v.LastError, "") != v.LastError {
+			if v.Attempts != 3 || len(v.LastError) != queue.MaxErrorText || strings.ToValidUTF8(v.LastError, "") != v.LastError {
 				t.Errorf("%s: %+v", class, v)
 			}
 		})

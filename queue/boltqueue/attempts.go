@@ -20,11 +20,8 @@ type entry struct {
 	attempt queue.Attempt
 }
 
-// maxErrorText is how much of Outcome.Error is kept, in bytes.
-const maxErrorText = 512
-
 // sameTexts stands in place of the length of an error: the texts are those of the attempt before.
-const sameTexts = maxErrorText + 1
+const sameTexts = queue.MaxErrorText + 1
 
 // The classes as they stand on disk.
 var classCodes = [...]queue.Class{
@@ -135,13 +132,7 @@ func trimAttempt(a queue.Attempt, number int) queue.Attempt {
 	a.StartedAt = a.StartedAt.UTC().Truncate(time.Millisecond)
 	a.Duration = max(a.Duration, 0).Truncate(time.Microsecond)
 	a.Status = max(a.Status, 0)
-	if len(a.Error) > maxErrorText {
-		cut := maxErrorText
-		for cut > 0 && a.Error[cut]&0xC0 == 0x80 { // not within a character
-			cut--
-		}
-		a.Error = a.Error[:cut]
-	}
+	a.Error = queue.ErrorText(a.Error)
 	if len(a.Response) > queue.MaxResponse {
 		a.Response = a.Response[:queue.MaxResponse]
 	}

@@ -97,7 +97,7 @@ func sampleEntries() []entry {
 		{5, 9, queue.Attempt{Number: 3, StartedAt: timeOf(1_600_000_000_000), Class: queue.ClassRetry, Error: "x", Response: []byte("yz")}},
 		{6, 9, queue.Attempt{Number: 1, StartedAt: timeOf(1_600_000_000_000), Class: queue.ClassRetry, Error: "x", Response: []byte("yz")}}, // as in a batch
 		{7, 9, queue.Attempt{Number: 1, StartedAt: timeOf(1_600_000_000_000), Class: queue.ClassRetry, Error: "x", Response: []byte("yz")}},
-		{900, 2, queue.Attempt{Number: 2, StartedAt: timeOf(1_700_000_000_001), Class: "", Status: 599, Error: strings.Repeat("e", maxErrorText), Response: make([]byte, queue.MaxResponse)}},
+		{900, 2, queue.Attempt{Number: 2, StartedAt: timeOf(1_700_000_000_001), Class: "", Status: 599, Error: strings.Repeat("e", queue.MaxErrorText), Response: make([]byte, queue.MaxResponse)}},
 	}
 }
 
