@@ -98,7 +98,7 @@ func (b *batch) readCloud(f form) error {
 	case kind == want && b.single:
 		err = b.readCloudEvent(d)
 	case kind == want:
-		err = b.readCloudArray(d)
+		err = b.readArray(d, (*batch).readCloudEvent)
 	default:
 		v, err := d.ReadValue()
 		if err != nil {
@@ -113,24 +113,6 @@ func (b *batch) readCloud(f form) error {
 		return explain(b.body, err)
 	}
 	return atEnd(d, b.body)
-}
-
-func (b *batch) readCloudArray(d *jsontext.Decoder) error {
-	if _, err := d.ReadToken(); err != nil {
-		return err
-	}
-	for d.PeekKind() != jsontext.KindEndArray {
-		if err := b.readCloudEvent(d); err != nil {
-			return err
-		}
-	}
-	if _, err := d.ReadToken(); err != nil {
-		return err
-	}
-	if len(b.subs) == 0 {
-		return newProblem(badRequest, "the array is empty; at least one event is needed")
-	}
-	return nil
 }
 
 // cloudReader is the state of one CloudEvent being read.

@@ -176,7 +176,7 @@ func (b *batch) read() error {
 			return explain(b.body, err)
 		}
 	case jsontext.KindBeginArray:
-		if err := b.readArray(d); err != nil {
+		if err := b.readArray(d, (*batch).readElement); err != nil {
 			return explain(b.body, err)
 		}
 	default:
@@ -192,12 +192,16 @@ func (b *batch) read() error {
 	return atEnd(d, b.body)
 }
 
-func (b *batch) readArray(d *jsontext.Decoder) error {
+// readElement reads an event of an array.
+func (b *batch) readElement(d *jsontext.Decoder) error { return b.readEvent(d, 0) }
+
+// readArray reads an array of events, each with one.
+func (b *batch) readArray(d *jsontext.Decoder, one func(*batch, *jsontext.Decoder) error) error {
 	if _, err := d.ReadToken(); err != nil {
 		return err
 	}
 	for d.PeekKind() != jsontext.KindEndArray {
-		if err := b.readEvent(d, 0); err != nil {
+		if err := one(b, d); err != nil {
 			return err
 		}
 	}
