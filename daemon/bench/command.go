@@ -261,7 +261,7 @@ func (c *Command) Run(ctx context.Context, stdout, stderr io.Writer) (err error)
 		return err
 	}
 	if c.JSON {
-		err = report.writeJSON(stdout)
+		err = writeJSON(stdout, report)
 	} else {
 		err = report.writeTable(stdout)
 	}

@@ -231,7 +231,7 @@ func TestReportArithmetic(t *testing.T) {
 		t.Errorf("%v:\n%s", err, out.String())
 	}
 	out.Reset()
-	if err := unknown.writeJSON(&out); err != nil || strings.Contains(out.String(), "cpuPerEvent") {
+	if err := writeJSON(&out, unknown); err != nil || strings.Contains(out.String(), "cpuPerEvent") {
 		t.Errorf("%v:\n%s", err, out.String())
 	}
 }

@@ -255,17 +255,22 @@ func (r *Report) account(o outcome) {
 // problem returns what the report says is wrong with the daemon, or nil.
 func (r *Report) problem() error { return r.Findings.problem(r.Deliveries) }
 
-// writeJSON prints the report as one indented JSON object.
-func (r *Report) writeJSON(w io.Writer) error {
+// writeJSON prints a report as one indented JSON object.
+func writeJSON(w io.Writer, report any) error {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	return e.Encode(r)
+	return e.Encode(report)
+}
+
+// table is what a report for people is written in, row by row, and flushed at the end.
+func table(w io.Writer) (t *tabwriter.Writer, row func(cells ...string)) {
+	t = tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	return t, func(cells ...string) { _, _ = fmt.Fprintln(t, strings.Join(cells, "\t")) }
 }
 
 // writeTable prints the report for people.
 func (r *Report) writeTable(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	row := func(cells ...string) { _, _ = fmt.Fprintln(t, strings.Join(cells, "\t")) }
+	t, row := table(w)
 	o := r.Options
 	row("run", fmt.Sprintf("%d events of %d bytes, fan-out %d, %d producers, batch %d, %s", r.Events, o.Size, o.FanOut, o.Producers, o.Batch, o.pace()))
 	row("machine", fmt.Sprintf("%s/%s, %d processors, %s", r.Machine.OS, r.Machine.Arch, r.Machine.CPUs, r.Machine.Go))

@@ -56,7 +56,6 @@ type run struct {
 
 // result is what a benchmark ends with.
 type result interface {
-	writeJSON(w io.Writer) error
 	writeTable(w io.Writer) error
 	problem() error
 }

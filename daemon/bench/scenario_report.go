@@ -1,12 +1,9 @@
 package bench
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
-	"text/tabwriter"
 )
 
 // ScenarioReport is the result of --bad and --backlog, as --json prints it. Times are milliseconds unless the
@@ -37,17 +34,9 @@ func (r *ScenarioReport) problem() error {
 	return err
 }
 
-// writeJSON prints the report as one indented JSON object.
-func (r *ScenarioReport) writeJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
-
 // writeTable prints the report for people.
 func (r *ScenarioReport) writeTable(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	row := func(cells ...string) { _, _ = fmt.Fprintln(t, strings.Join(cells, "\t")) }
+	t, row := table(w)
 	o := r.Options
 	shape := fmt.Sprintf("events of %d bytes, fan-out %d, %d producers, batch %d, up to %d records in a push", o.Size, o.FanOut, o.Producers, o.Batch, o.Records)
 	row("load", shape)
