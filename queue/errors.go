@@ -16,6 +16,8 @@ var (
 	ErrBusy = errors.New("too much waiting to be committed")
 	// ErrGone: the lane was dropped.
 	ErrGone = errors.New("lane dropped")
+	// ErrTooMany: there are as many already as there may be.
+	ErrTooMany = errors.New("too many")
 	// ErrClosed: the queue does not run.
 	ErrClosed = errors.New("queue closed")
 )

@@ -86,4 +86,6 @@ type Push struct {
 	Events []*Event
 	// Attempt is the number of this attempt, from 1.
 	Attempt int
+	// Replay: the events are delivered again at somebody's wish.
+	Replay bool
 }

@@ -44,7 +44,8 @@ type Queue interface {
 	// that may have no push is set aside until Wake names it. room is called with the engine's lock held:
 	// it must be quick and must not call the queue. Only one Claim may be under way at a time.
 	//
-	// A lane's first attempts come oldest first, and take turns with its due retries. Deliveries that were
+	// A lane's first attempts come oldest first, and take turns with its due retries; those a replay made
+	// due come only while there is no first attempt. Deliveries that were
 	// tried together and are to be tried again come together again, as one claim, however small Room.Records is
 	// by then.
 	Claim(ctx context.Context, limit int, room func(Lane) Room, dst []Claim) ([]Claim, error)
@@ -68,6 +69,30 @@ type Queue interface {
 	// call has made due and that were not tried yet, so that a rate can be corrected. ErrGone when the lane was
 	// dropped. When the context ends or the engine fails on the way, those counted are due.
 	RetryDead(ctx context.Context, lane Lane, s DeadSelection) (int, error)
+
+	// StartReplay makes a replay durable and returns it as it is kept, with its ID. Nothing becomes due by that; see
+	// AdvanceReplay. ErrTooMany: MaxReplays of the lane are running · ErrGone when the lane was dropped.
+	StartReplay(ctx context.Context, r Replay) (Replay, error)
+
+	// CountReplay returns how many deliveries the replay would make due if it were started and ran now. It reads the whole
+	// span, and does not wait for the disk.
+	CountReplay(ctx context.Context, r Replay, match func(*Event) bool) (int, error)
+
+	// AdvanceReplay goes on with the oldest running replay of a lane: it looks at further events, makes deliveries of those that
+	// match due, and notes durably how far it has come, all or nothing. It returns the replay as it stands then and how
+	// many became due, which may be none also when there are others further on. A replay all of whose deliveries were tried
+	// is done. ErrNotFound when none is running. Only one AdvanceReplay for a lane may be under way at a time.
+	AdvanceReplay(ctx context.Context, lane Lane, s ReplayStep) (Replay, int, error)
+
+	// CancelReplay ends a replay. What it has made due and was not tried yet is as it was before. One that has ended
+	// stays as it is. ErrNotFound when the lane has no such replay.
+	CancelReplay(ctx context.Context, lane Lane, id ReplayID) error
+
+	// Replays returns the replays of a lane, oldest first; it is cheap.
+	Replays(lane Lane) []Replay
+
+	// Replaying returns the lanes that have running replays; it is cheap.
+	Replaying() []Lane
 
 	// Hasten makes the scheduled retries of a lane due now, in the order of acceptance. Those made due by hand keep
 	// their time. It is for a lane that was held. A lane the queue does not know has none.
@@ -212,6 +237,8 @@ type Claim struct {
 	// Retries is how many retries of the schedule were used: 0 for the first attempt, also after a
 	// manual retry.
 	Retries int
+	// Replay: the deliveries were made due by a replay, and have not arrived since.
+	Replay bool
 }
 
 // Leased is one delivery of a claim.
@@ -366,6 +393,8 @@ type LaneStats struct {
 	OldestPending time.Time
 	// NextRetry is when the next retry is due; zero if none waits.
 	NextRetry time.Time
+	// Replayed, among those that are Retrying or Delivering, were made due by a replay and not tried since.
+	Replayed int64
 }
 
 // Retention says how long things are kept.

@@ -80,7 +80,7 @@ func dissolve(tx *bolt.Tx, first leaseKey) (*dissolved, error) {
 		if err != nil {
 			return nil, err
 		}
-		d.due = f.at
+		d.due, d.byHand, d.replay = f.at, f.byHand, f.replay
 		f.batch = 0
 		if err := putFate(tx, key, f, false); err != nil {
 			return nil, err
@@ -95,6 +95,8 @@ type dissolved struct {
 	first uint64
 	rest  []uint64
 	due   int64
+	// byHand and replay are those of all of them.
+	byHand, replay bool
 }
 
 // scatter brings memory up to date with a dissolved batch. The lock is held.
@@ -108,9 +110,9 @@ func (q *Queue) scatter(d *dissolved) {
 	}
 	var g *group
 	if l.ord != nil {
-		g = l.ord.find(retryRef{d.due, d.first})
+		g = l.ord.find(retryRef{due: d.due, seq: d.first})
 	}
-	l.removeRetry(retryRef{d.due, d.first})
+	l.removeRetry(retryRef{due: d.due, seq: d.first})
 	for i := -1; i < len(d.rest); i++ {
 		seq, key := d.first, uint64(0)
 		if i >= 0 {
@@ -120,7 +122,7 @@ func (q *Queue) scatter(d *dissolved) {
 			key = g.keys[i+1]
 		}
 		if _, leased := q.leases[leaseKey{seq, d.lane}]; !leased {
-			q.waitFor(l, seq, d.due, lease{key: key, unkeyed: l.ord != nil && g == nil}, 0)
+			q.waitFor(l, seq, d.due, lease{key: key, unkeyed: l.ord != nil && g == nil, byHand: d.byHand, replay: d.replay}, 0)
 		}
 	}
 }

@@ -52,7 +52,7 @@ type checker struct {
 
 // tally is what the disk says of a lane.
 type tally struct {
-	unset, retrying, due, dead int64
+	unset, retrying, replayed, due, dead int64
 }
 
 func (c *checker) report(format string, args ...any) {
@@ -261,9 +261,9 @@ func (c *checker) checkFates() {
 			switch {
 			case err != nil:
 				c.report("delivery %d/%d: %w", seq, n, err)
-			case !found:
-				c.report("delivery %d/%d has a record and its event does not name the lane", seq, n)
-			default:
+			case found == f.extra:
+				c.report("delivery %d/%d: its record says extra: %t, and its event names the lane: %t", seq, n, f.extra, found)
+			case found:
 				if set, err := bits.get(p.segment, p.ordinal); err != nil || !set {
 					c.report("delivery %d/%d has a record and its bit is not set (%w)", seq, n, orDamaged(err))
 				}
@@ -275,14 +275,17 @@ func (c *checker) checkFates() {
 		switch {
 		case f.state == fateRetrying:
 			c.tally(n).retrying++
+			if f.waitsReplay() {
+				c.tally(n).replayed++
+			}
 			c.checkBatch(leaseKey{seq, n}, f)
 			if !f.waits(seq) {
 				break
 			}
 			c.due++
 			c.tally(n).due++
-			if due.Get(index) == nil {
-				c.report("delivery %d/%d is not in the order of its lane's retries", seq, n)
+			if v := due.Get(index); v == nil || (len(v) > 0) != f.waitsReplay() {
+				c.report("delivery %d/%d is not in the order of its lane's retries as what it is", seq, n)
 			}
 		case f.indexed(!retained):
 			c.died++
@@ -436,7 +439,7 @@ func (c *checker) checkMemory() {
 		}
 	}
 	var pending, retrying, dead, leasedRetries int64
-	windows := 0
+	windows, replays := 0, 0
 	for n, l := range q.numbers {
 		if r, ok := c.lanes[n]; !ok || r != *l.record() {
 			c.report("lane %d: memory and disk disagree: %+v, %+v", n, *l.record(), r)
@@ -450,6 +453,13 @@ func (c *checker) checkMemory() {
 			c.report("lane %d: %d leases are counted of %d", n, l.leased, held[n])
 		}
 		dead += l.dead
+		if l.replayed != t.replayed {
+			c.report("lane %d: memory says %d replayed, disk %d", n, l.replayed, t.replayed)
+		}
+		list, err := replaysOf(c.tx, l)
+		if replays += len(list); err != nil || !slices.EqualFunc(list, l.replays, func(a, b *replay) bool { return *a == *b }) {
+			c.report("lane %d: memory and disk disagree on its %d and %d replays (%w)", n, len(l.replays), len(list), orDamaged(err))
+		}
 		if l.dead != t.dead || l.retrying != t.retrying {
 			c.report("lane %d: memory says %d retrying and %d dead, disk %d and %d", n, l.retrying, l.dead, t.retrying, t.dead)
 		}
@@ -494,6 +504,9 @@ func (c *checker) checkMemory() {
 		pending += l.pending
 		retrying += l.retrying
 		leasedRetries += l.leasedRetries
+	}
+	if all := c.tx.Bucket(bucketReplay).Stats().KeyN; all != replays {
+		c.report("%d replays are of %d lanes, which have %d", all, len(q.numbers), replays)
 	}
 	if len(q.numbers) != len(c.lanes) || len(q.lanes) != len(c.lanes) {
 		c.report("memory knows %d lanes, the disk %d", len(q.numbers), len(c.lanes))

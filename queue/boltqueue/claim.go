@@ -34,7 +34,8 @@ type lease struct {
 	key      uint64 // in a lane with an order
 	unkeyed  bool   // leased before the lane got its order
 	released bool   // delivered, and its key given to the next, though the disk does not know of it yet
-	byHand   bool   // of a retry: it was made due by hand
+	byHand   bool   // of a retry: it was made due by hand, or by a replay
+	replay   bool   // of a retry: it was made due by a replay, and has not arrived since
 	batch    uint64 // the first event of the batch it was retried in, 0 for none
 }
 
@@ -180,9 +181,8 @@ func (q *Queue) next(l *lane, nowMs int64) bool {
 		return q.nextInOrder(l, nowMs)
 	}
 	for {
-		due, timed := l.dueAt()
-		timed = timed && due <= nowMs
 		fresh := l.freshReady(q, nowMs)
+		at, timed := l.retryReady(nowMs, fresh)
 		switch {
 		case fresh && (!timed || l.freshTurn):
 			l.freshTurn = false
@@ -191,8 +191,8 @@ func (q *Queue) next(l *lane, nowMs int64) bool {
 			}
 		case timed:
 			l.freshTurn = true
-			r := l.retries[0]
-			l.retries = l.retries[:copy(l.retries, l.retries[1:])]
+			r := l.retries[at]
+			l.retries = slices.Delete(l.retries, at, at+1)
 			l.retryVersion++
 			if q.takeRetry(l, r) {
 				return true
@@ -201,6 +201,22 @@ func (q *Queue) next(l *lane, nowMs int64) bool {
 			return false
 		}
 	}
+}
+
+// retryReady returns which of the lane's retries is to go next, if one may: while there are first attempts none that a replay made due.
+func (l *lane) retryReady(nowMs int64, fresh bool) (at int, ok bool) {
+	if l.notBefore > nowMs {
+		return 0, false
+	}
+	for i, r := range l.retries {
+		if r.due > nowMs {
+			break
+		}
+		if !fresh || !r.replay {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 // takeFresh leases up to n first attempts of the window as one push.
@@ -314,6 +330,7 @@ func (q *Queue) complete(dst []queue.Claim) ([]queue.Claim, error) {
 		c := queue.Claim{
 			Lane: p.lane.id, Deliveries: make([]queue.Leased, len(parts)),
 			Attempt: int(parts[0].lease.attempts) + 1, Retries: int(parts[0].lease.retries),
+			Replay: parts[0].lease.replay,
 		}
 		for j := range parts {
 			c.Deliveries[j] = queue.Leased{Seq: parts[j].seq, Event: parts[j].event}
@@ -337,7 +354,8 @@ func (q *Queue) leaseRest(p *pick) bool {
 		le, taken := q.leases[key]
 		switch {
 		case taken && i < p.from+p.leased:
-			le.attempts, le.retries, le.batch, le.byHand = x.lease.attempts, x.lease.retries, x.lease.batch, x.lease.byHand
+			le.attempts, le.retries, le.batch = x.lease.attempts, x.lease.retries, x.lease.batch
+			le.byHand, le.replay = x.lease.byHand, x.lease.replay
 			q.leases[key] = le
 		case taken:
 			continue // made due on its own meanwhile, and already under way
@@ -459,7 +477,7 @@ func (q *Queue) readRetry(tx *bolt.Tx, p *pick) error {
 		return nil
 	}
 	first.lease.attempts, first.lease.retries, first.lease.batch = int32(f.attempts), int32(f.retries), f.batch
-	first.lease.byHand = f.byHand
+	first.lease.byHand, first.lease.replay = f.byHand, f.replay
 	if f.batch == 0 {
 		return nil
 	}
@@ -476,10 +494,17 @@ func (q *Queue) readRetry(tx *bolt.Tx, p *pick) error {
 			q.parts = append(q.parts, part{seq: seq, segment: q.segmentFirst(seq), lease: head.lease})
 		}
 		p.to = len(q.parts)
-		return nil
 	}
 	for i := p.from + 1; i < p.to; i++ {
-		q.parts[i].lease.attempts, q.parts[i].lease.retries, q.parts[i].lease.batch = int32(f.attempts), int32(f.retries), f.batch
+		x := &q.parts[i]
+		if f.replay {
+			// What a replay brought together had not been tried as often.
+			if f, _, err = readFate(tx, leaseKey{x.seq, p.lane.number}); err != nil {
+				return err
+			}
+		}
+		x.lease.attempts, x.lease.retries, x.lease.batch = int32(f.attempts), int32(f.retries), f.batch
+		x.lease.byHand, x.lease.replay = f.byHand, f.replay
 	}
 	return nil
 }

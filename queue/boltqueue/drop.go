@@ -27,6 +27,9 @@ func (q *Queue) DropLane(ctx context.Context, id queue.Lane) error {
 			}
 			r := *l.record()
 			r.dropped = true
+			if err := dropReplays(tx, l); err != nil {
+				return err
+			}
 			return tx.Bucket(bucketLane).Put(key32(l.number), r.encode())
 		},
 		after: func(st *stage) {
@@ -36,7 +39,7 @@ func (q *Queue) DropLane(ctx context.Context, id queue.Lane) error {
 			q.giveUp(l)
 			q.retrying -= l.retrying
 			q.leasedRetries -= l.leasedRetries
-			l.dropped = true
+			l.dropped, l.replays = true, nil
 			l.lastUse = st.seq
 			q.place(l, st.nowMs)
 			if l.retrying > 0 {
@@ -53,19 +56,24 @@ func (q *Queue) Discard(ctx context.Context, id queue.Lane, reason string) error
 		return err
 	}
 	var l *lane
+	var replays []*replay
 	return q.do(ctx, &operation{
 		keep: true,
 		write: func(tx *bolt.Tx, st *stage) error {
 			if l = st.byID[id]; l == nil {
 				q.mu.Lock()
 				l = q.lanes[id]
-				if l != nil && (l.dropped || l.pending+l.leased+l.retrying == 0 && !st.names(l.number)) {
+				if l != nil && (l.dropped || l.pending+l.leased+l.retrying == 0 && firstRunning(l.replays) == nil && !st.names(l.number)) {
 					l = nil
 				}
 				q.mu.Unlock()
 			}
 			if l == nil {
 				return nil // there is nothing to give up
+			}
+			var err error
+			if replays, err = cancelReplays(tx, l, st.nowMs); err != nil {
+				return err
 			}
 			r := *l.record()
 			r.floor, r.reason, r.converting = st.seq, reason, true
@@ -77,7 +85,7 @@ func (q *Queue) Discard(ctx context.Context, id queue.Lane, reason string) error
 			}
 			q.giveUp(l)
 			l.floor, l.floorReason, l.converting = st.seq, reason, true
-			l.cursor = st.seq + 1
+			l.cursor, l.replays = st.seq+1, replays
 			for key, le := range q.leases {
 				if key.lane == l.number {
 					le.doomed = true
@@ -126,7 +134,7 @@ func (q *Queue) convert(l *lane) {
 // convertPage discards some retries of a lane that were given up; more says whether others are left. Those leased at this
 // moment are discarded too, and delivered all the same when that is what their settlement says.
 func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error) {
-	var keys []leaseKey
+	var list []changed
 	done := false
 	reason := queue.ReasonUnsubscribed
 	err = q.do(ctx, &operation{
@@ -156,11 +164,11 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 			r := *l.record()
 			q.mu.Unlock()
 			for _, key := range first {
-				list, err := discardRetry(tx, key, st.nowMs, reason, q.retains)
+				page, err := discardRetry(tx, key, st.nowMs, reason, q.retains)
 				if err != nil {
 					return err
 				}
-				keys = append(keys, list...)
+				list = append(list, page...)
 			}
 			if done && !l.dropped {
 				r.converting = false
@@ -169,14 +177,8 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 			return nil
 		},
 		after: func(st *stage) {
-			l.addRetrying(q, -int64(len(keys)))
-			for _, key := range keys {
-				s := q.segmentOf(key.seq)
-				if s != nil {
-					s.unfinished--
-				} else {
-					l.noteDied(st.nowMs)
-				}
+			for i := range list {
+				q.gaveWay(l, &list[i])
 			}
 			if done {
 				l.converting = false
@@ -188,8 +190,8 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 	return more, err
 }
 
-// discardRetry discards a retry, with the others of its batch.
-func discardRetry(tx *bolt.Tx, key leaseKey, nowMs int64, reason string, retains func(uint64) bool) ([]leaseKey, error) {
+// discardRetry discards a retry, with the others of its batch. What a replay made due and was not tried is as it was before.
+func discardRetry(tx *bolt.Tx, key leaseKey, nowMs int64, reason string, retains func(uint64) bool) ([]changed, error) {
 	f, ok, err := readFate(tx, key)
 	if err == nil && !ok {
 		err = fmt.Errorf("delivery %d/%d: %w: its record is missing", key.seq, key.lane, errDamaged)
@@ -197,17 +199,18 @@ func discardRetry(tx *bolt.Tx, key leaseKey, nowMs int64, reason string, retains
 	if err != nil {
 		return nil, err
 	}
-	list := []leaseKey{key}
+	keys := []leaseKey{key}
 	if f.batch == key.seq {
 		rest, err := readBatch(tx, key)
 		if err != nil {
 			return nil, err
 		}
 		for _, seq := range rest {
-			list = append(list, leaseKey{seq, key.lane})
+			keys = append(keys, leaseKey{seq, key.lane})
 		}
 	}
-	for _, key := range list {
+	list := make([]changed, 0, len(keys))
+	for _, key := range keys {
 		old, ok, err := readFate(tx, key)
 		if err == nil && (!ok || old.state != fateRetrying) {
 			err = fmt.Errorf("delivery %d/%d: %w: it is in a batch and does not wait", key.seq, key.lane, errDamaged)
@@ -215,7 +218,11 @@ func discardRetry(tx *bolt.Tx, key leaseKey, nowMs int64, reason string, retains
 		if err != nil {
 			return nil, err
 		}
-		now := fate{state: fateDiscarded, attempts: old.attempts, at: nowMs, reason: reason}
+		now, undone := old.undone(nowMs)
+		if !undone {
+			now = fate{state: fateDiscarded, attempts: old.attempts, at: nowMs, reason: reason, extra: old.extra}
+		}
+		list = append(list, changed{key, old, now})
 		if err := replaceFate(tx, key, old, now, !retains(key.seq)); err != nil {
 			return nil, err
 		}

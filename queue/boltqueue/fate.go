@@ -12,8 +12,14 @@ import (
 type fate struct {
 	state    fateState
 	attempts int
-	// byHand: it was made due by hand and not tried since; reason then says why it had died, if it had.
+	// byHand: it was made due by hand, or by a replay, and not tried since; reason then says why it had died, if it had.
 	byHand bool
+	// replay: a retrying delivery was made due by a replay, and has not arrived since.
+	replay bool
+	// was is what became of it before the replay, 0 when it had no delivery; it is known while replay and byHand are set.
+	was fateState
+	// extra: it is of an event that does not name its lane: only a replay has made a delivery of it.
+	extra bool
 	// batch is the first event of the batch a retrying delivery belongs to, itself perhaps; 0 for none.
 	batch uint64
 	// retries is how many waits of the schedule were used.
@@ -35,7 +41,24 @@ const (
 	fateTogether fateState = 5
 	// fateByHand is fateRetrying of one made due by hand; it is only seen on disk.
 	fateByHand fateState = 6
+
+	// These are added to a state on disk: made due by a replay and tried since, made due by one and not tried since, extra.
+	flagReplay  fateState = 0x10
+	flagReplays fateState = 0x20
+	flagExtra   fateState = 0x40
 )
+
+// waitsReplay says whether a fate was made due by a replay and not tried since.
+func (f fate) waitsReplay() bool { return f.replay && f.byHand }
+
+// undone is what a fate was before a replay made it due, so that it ends as that where the replay comes to nothing. It is
+// false for one whose delivery the replay has made, and for one that waited for a retry.
+func (f fate) undone(nowMs int64) (fate, bool) {
+	if !f.waitsReplay() || f.was == 0 || f.was == fateRetrying {
+		return fate{}, false
+	}
+	return fate{state: f.was, attempts: f.attempts, at: nowMs, reason: f.reason, extra: f.extra}, true
+}
 
 func (s fateState) state() queue.State {
 	switch s {
@@ -58,12 +81,24 @@ func (f fate) encode() []byte {
 	case f.byHand:
 		state = fateByHand
 	}
+	switch {
+	case f.waitsReplay():
+		state |= flagReplays
+	case f.replay:
+		state |= flagReplay
+	}
+	if f.extra {
+		state |= flagExtra
+	}
 	b := append(make([]byte, 0, 24+len(f.reason)), recordVersion, byte(state))
 	b = binary.AppendUvarint(b, uint64(f.attempts))
 	b = binary.AppendUvarint(b, uint64(f.retries))
 	b = binary.AppendUvarint(b, uint64(f.at))
+	if f.waitsReplay() {
+		b = append(b, byte(f.was))
+	}
 	if f.batch != 0 {
-		return binary.AppendUvarint(b, f.batch)
+		b = binary.AppendUvarint(b, f.batch)
 	}
 	return append(b, f.reason...)
 }
@@ -71,29 +106,42 @@ func (f fate) encode() []byte {
 func decodeFate(b []byte) (fate, error) {
 	d := decoder{b: b}
 	d.version()
-	f := fate{state: fateState(d.byte())}
-	if f.state < fateRetrying || f.state > fateByHand {
+	state := fateState(d.byte())
+	f := fate{state: state &^ (flagReplay | flagReplays | flagExtra), extra: state&flagExtra != 0, replay: state&(flagReplay|flagReplays) != 0}
+	if f.state < fateRetrying || f.state > fateByHand || f.replay && f.state.ended() {
 		d.fail("unknown state")
 	}
 	f.attempts = int(d.number(math.MaxInt32))
 	f.retries = int(d.number(math.MaxInt32))
 	f.at = int64(d.number(math.MaxInt64))
-	if f.state == fateTogether {
-		f.state = fateRetrying
-		if f.batch = d.number(math.MaxUint64); f.batch == 0 || len(d.b) > 0 {
-			d.fail("bad batch")
-		}
-	} else {
-		f.reason = string(d.b)
-		if f.state == fateByHand {
-			f.state, f.byHand = fateRetrying, true
+	if state&flagReplays != 0 {
+		f.byHand = true
+		if f.was = fateState(d.byte()); f.was > fateDiscarded {
+			d.fail("unknown state before the replay")
 		}
 	}
+	switch f.state {
+	case fateTogether:
+		f.state = fateRetrying
+		if f.batch = d.number(math.MaxUint64); f.batch == 0 || len(d.b) > 0 && !f.byHand {
+			d.fail("bad batch")
+		}
+	case fateByHand:
+		f.state, f.byHand = fateRetrying, true
+	default:
+	}
+	f.reason = string(d.b)
 	if d.err != nil {
 		return fate{}, d.err
 	}
 	return f, nil
 }
+
+// isExtra says whether a record is of an event that does not name its lane.
+func isExtra(v []byte) bool { return len(v) > 1 && fateState(v[1])&flagExtra != 0 }
+
+// ended says whether nothing more happens by itself.
+func (s fateState) ended() bool { return s == fateDelivered || s == fateDead || s == fateDiscarded }
 
 // waits says whether a fate stands in due: a retrying one does, but of a batch only the first.
 func (f fate) waits(seq uint64) bool {

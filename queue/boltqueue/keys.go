@@ -18,6 +18,7 @@ var (
 	bucketDue    = []byte("due")
 	bucketDied   = []byte("died")
 	bucketBatch  = []byte("batch")
+	bucketReplay = []byte("replay")
 	bucketAtt    = []byte("att")
 	bucketKeep   = []byte("keep")
 	bucketKeepID = []byte("keepid")
@@ -27,7 +28,7 @@ var (
 
 func buckets() [][]byte {
 	return [][]byte{
-		bucketLane, bucketEvent, bucketSeg, bucketDone, bucketFate, bucketDue, bucketDied, bucketBatch,
+		bucketLane, bucketEvent, bucketSeg, bucketDone, bucketFate, bucketDue, bucketDied, bucketBatch, bucketReplay,
 		bucketAtt, bucketKeep, bucketKeepID, bucketIdem, bucketProbe,
 	}
 }

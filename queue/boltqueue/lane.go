@@ -35,6 +35,8 @@ type ref struct {
 type retryRef struct {
 	due int64 // milliseconds
 	seq uint64
+	// replay: made due by a replay and not tried since, so that first attempts go before it.
+	replay bool
 }
 
 // share is how many of a lane's first attempts in a segment are on disk only.
@@ -91,6 +93,11 @@ type lane struct {
 	notBefore int64
 	// freshTurn: the next claim is a first attempt, if there is one.
 	freshTurn bool
+
+	// replays are those of the lane, oldest first; replayed counts the deliveries that they made due and that were not tried
+	// since.
+	replays  []*replay
+	replayed int64
 
 	// pending counts first attempts that are not leased, retrying and dead count records on disk.
 	pending, retrying, dead int64
@@ -184,7 +191,7 @@ func (l *lane) windowLen() int { return len(l.window) - l.head }
 // dueAt returns when the lane's next retry in memory is due, in milliseconds.
 func (l *lane) dueAt() (int64, bool) {
 	if l.ord != nil {
-		if g := l.ord.next(); g != nil && l.ord.loaded {
+		if g := l.ord.next(false); g != nil && l.ord.loaded {
 			return max(g.due, l.notBefore), true
 		}
 		return 0, false
@@ -340,7 +347,7 @@ func (q *Queue) waitFor(l *lane, seq uint64, due int64, le lease, batch uint64) 
 	switch {
 	case l.ord == nil:
 		if batch == 0 || batch == seq {
-			l.insertRetry(retryRef{due, seq})
+			l.insertRetry(retryRef{due: due, seq: seq, replay: le.replay && le.byHand})
 		}
 	case le.unkeyed:
 		l.ord.loaded = false // it is found on disk, with its key
@@ -348,7 +355,7 @@ func (q *Queue) waitFor(l *lane, seq uint64, due int64, le lease, batch uint64) 
 	case batch != 0 && batch != seq && l.ord.batch[batch] != nil:
 		l.ord.join(l.ord.batch[batch], seq, key)
 	default:
-		g := &group{due: due, seqs: []uint64{seq}, keys: []uint64{key}, loose: le.byHand}
+		g := &group{due: due, seqs: []uint64{seq}, keys: []uint64{key}, loose: le.byHand || le.replay, replay: le.replay}
 		l.ord.wait(g)
 		if batch == seq {
 			l.ord.batch[seq] = g
@@ -410,6 +417,16 @@ func (l *lane) addRetrying(q *Queue, n int64) {
 	l.retrying += n
 	if !l.dropped {
 		q.retrying += n
+	}
+}
+
+// recount keeps the count of replayed deliveries when a fate takes the place of another.
+func (l *lane) recount(old, now fate) {
+	if old.waitsReplay() {
+		l.replayed--
+	}
+	if now.waitsReplay() {
+		l.replayed++
 	}
 }
 

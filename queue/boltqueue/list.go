@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -240,16 +241,16 @@ func (q *Queue) Delivery(ctx context.Context, accountID string, id queue.Deliver
 				return err
 			}
 		}
-		v := tx.Bucket(bucketFate).Get(keySeqLane(id.Seq, l.number))
-		if v == nil {
-			return nil
-		}
-		ev, err := kept(tx, id.Seq)
-		if ev == nil || err != nil {
+		f, ok, err := readFate(tx, leaseKey{id.Seq, l.number})
+		if !ok || err != nil {
 			return err
 		}
-		f, err := decodeFate(v)
-		if err != nil {
+		first := uint64(0)
+		if segment != nil {
+			first = segment.first
+		}
+		ev, err := lookUp(tx, &eventReader{tx: tx}, first, id.Seq)
+		if ev == nil || err != nil {
 			return err
 		}
 		d = q.describeFate(id.Seq, l, ev, f)
@@ -365,8 +366,9 @@ func (q *Queue) Deliveries(ctx context.Context, f queue.DeliveryFilter) ([]*queu
 		}
 		only = l.number
 	}
+	extras := q.extras
 	q.mu.Unlock()
-	x := &deliveryList{q: q, f: f, only: only}
+	x := &deliveryList{q: q, f: f, only: only, extras: extras}
 	var err error
 	switch {
 	case f.EventID != "":
@@ -397,7 +399,9 @@ type deliveryList struct {
 	q    *Queue
 	f    queue.DeliveryFilter
 	only uint32 // lane number, 0 for any
-	list []*queue.Delivery
+	// extras: replays have made deliveries of events that do not name their lanes, perhaps.
+	extras bool
+	list   []*queue.Delivery
 }
 
 // passed says which segments hold none of the deliveries that are asked for: those all of whose deliveries are finished, when it is
@@ -429,28 +433,16 @@ func (x *deliveryList) visit(s *scan, b *block, i int) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if len(targets) == 0 {
-		return true, nil
-	}
 	seq := b.first + uint64(i)
-	high := len(targets)
-	if x.only != 0 {
-		at, found := slices.BinarySearch(targets, x.only)
-		if !found {
-			return true, nil
-		}
-		targets, high = targets[:at+1], at+1
-	}
 	var ev *queue.Event
-	for j := high - 1; j >= 0; j-- {
-		n := targets[j]
-		if !s.at.before(seq, n) {
-			continue
+	for n, named := range x.lanesOf(s, seq, targets) {
+		var f fate
+		var err error
+		if named < 0 {
+			f, _, err = readFate(s.tx, leaseKey{seq, n})
+		} else {
+			f, err = standing(s.fates, s.bits, s.segment, b.events[i].ordinal+uint32(named), seq, n)
 		}
-		if x.only != 0 && n != x.only {
-			break
-		}
-		f, err := standing(s.fates, s.bits, s.segment, b.events[i].ordinal+uint32(j), seq, n)
 		if err != nil {
 			return false, err
 		}
@@ -475,12 +467,58 @@ func (x *deliveryList) visit(s *scan, b *block, i int) (more bool, err error) {
 	return true, nil
 }
 
+// lanesOf yields the lanes an event has deliveries for that come after the position, and are asked for: from the highest number
+// to the lowest, each with its place among those the event names, or -1.
+func (x *deliveryList) lanesOf(s *scan, seq uint64, targets []uint32) iter.Seq2[uint32, int] {
+	return func(yield func(uint32, int) bool) {
+		extras := x.extrasOf(s, seq)
+		high, low := len(targets), 0
+		if x.only != 0 {
+			at, found := slices.BinarySearch(targets, x.only)
+			if low, high = at, at; found {
+				high++
+			}
+		}
+		for j := high - 1; j >= low || len(extras) > 0; {
+			n, named := uint32(0), -1
+			if k := len(extras) - 1; k >= 0 && (j < low || extras[k] > targets[j]) {
+				n, extras = extras[k], extras[:k]
+			} else {
+				n, named = targets[j], j
+				j--
+			}
+			if s.at.before(seq, n) && !yield(n, named) {
+				return
+			}
+		}
+	}
+}
+
+// extrasOf returns the lanes an event does not name and has deliveries for all the same, ascending.
+func (x *deliveryList) extrasOf(s *scan, seq uint64) []uint32 {
+	if !x.extras {
+		return nil
+	}
+	var list []uint32
+	c := s.fates.Cursor()
+	for k, v := c.Seek(keySeqLane(seq, x.only)); len(k) == 12 && big.Uint64(k) == seq; k, v = c.Next() {
+		_, n, _ := parseSeqLane(k)
+		if x.only != 0 && n != x.only {
+			break
+		}
+		if isExtra(v) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
 func (x *deliveryList) since() int64 {
 	if x.f.Since.IsZero() {
 		return math.MinInt64
 	}
 	// Acceptance has milliseconds: the first whole one at or after Since.
-	return x.f.Since.Add(time.Millisecond - 1).UnixMilli()
+	return ceilMs(x.f.Since)
 }
 
 // selects says whether the filter wants a delivery that stands so, and calls it held where that is what it is.

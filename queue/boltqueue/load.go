@@ -119,13 +119,13 @@ func (p *retryPage) read(tx *bolt.Tx) error {
 	}
 	reader := eventReader{tx: tx}
 	c := tx.Bucket(bucketDue).Cursor()
-	for k, _ := c.Seek(p.from); len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
+	for k, v := c.Seek(p.from); len(k) == 20 && string(k[:4]) == prefix; k, v = c.Next() {
 		if len(p.groups) >= p.limit || time.Since(started) > viewBudget {
 			p.from, p.more = slices.Clone(k), true
 			return nil
 		}
 		_, due, seq, _ := parseLaneTime(k)
-		g := group{due: due, seqs: []uint64{seq}}
+		g := group{due: due, seqs: []uint64{seq}, replay: len(v) > 0}
 		if p.ord != nil {
 			if err := p.members(tx, &reader, &g); err != nil {
 				return err
@@ -143,7 +143,7 @@ func (p *retryPage) members(tx *bolt.Tx, reader *eventReader, g *group) error {
 	if err != nil || !ok {
 		return fmt.Errorf("delivery %d/%d: %w", first.seq, first.lane, orDamaged(err))
 	}
-	g.loose = f.byHand
+	g.loose, g.replay = f.byHand || f.replay, f.replay
 	if f.batch == first.seq {
 		rest, err := readBatch(tx, first)
 		if err != nil {
@@ -179,7 +179,7 @@ func (q *Queue) takePage(p *retryPage) {
 			continue
 		}
 		if p.ord == nil {
-			l.retries = append(l.retries, retryRef{g.due, g.seqs[0]})
+			l.retries = append(l.retries, retryRef{due: g.due, seq: g.seqs[0], replay: g.replay})
 		} else {
 			p.ord.wait(g)
 		}

@@ -34,7 +34,9 @@ type keyState struct {
 	leased int
 	turn   uint64   // the push they were leased for
 	groups []*group // by first event
-	parked []ref    // ascending
+	// replays are the groups of replays, by first event: they keep the order among themselves.
+	replays []*group
+	parked  []ref // ascending
 }
 
 // group is what is tried again as one push. It waits in every key it has a delivery of.
@@ -42,8 +44,10 @@ type group struct {
 	due  int64
 	seqs []uint64 // ascending
 	keys []uint64 // of each
-	// loose: made due by hand. It keeps nothing waiting but while it is leased.
+	// loose: made due by hand, or by a replay. It keeps nothing waiting but while it is leased.
 	loose bool
+	// replay: by a replay; it keeps waiting what else replays made due.
+	replay bool
 }
 
 func compareGroups(a, b *group) int {
@@ -74,7 +78,7 @@ func (o *ordering) settle(key uint64) {
 	case k == nil || k.leased > 0 || len(k.groups) > 0:
 	case len(k.parked) > 0:
 		o.free = append(o.free, key)
-	default:
+	case len(k.replays) == 0:
 		delete(o.keys, key)
 	}
 }
@@ -105,20 +109,25 @@ func (o *ordering) wait(g *group) {
 		o.batch[g.seqs[0]] = g
 	}
 	for i := range g.keys {
-		if !g.loose {
-			o.queue(g, g.keys[i])
-		}
+		o.queue(g, g.keys[i])
 	}
 }
 
-// queue puts a group in its place in a key.
+// queue puts a group in its place in a key, if it keeps anything waiting.
 func (o *ordering) queue(g *group, key uint64) {
-	k := o.state(key)
-	if slices.Contains(k.groups, g) {
+	if g.loose && !g.replay {
 		return
 	}
-	at, _ := slices.BinarySearchFunc(k.groups, g, func(a, b *group) int { return cmp.Compare(a.seqs[0], b.seqs[0]) })
-	k.groups = slices.Insert(k.groups, at, g)
+	k := o.state(key)
+	list := &k.groups
+	if g.replay {
+		list = &k.replays
+	}
+	if slices.Contains(*list, g) {
+		return
+	}
+	at, _ := slices.BinarySearchFunc(*list, g, func(a, b *group) int { return cmp.Compare(a.seqs[0], b.seqs[0]) })
+	*list = slices.Insert(*list, at, g)
 }
 
 // join adds another delivery to a group that is waiting.
@@ -138,7 +147,8 @@ func (o *ordering) remove(g *group) {
 	delete(o.batch, g.seqs[0])
 	for _, key := range g.keys {
 		if k := o.keys[key]; k != nil {
-			k.groups = slices.DeleteFunc(k.groups, func(x *group) bool { return x == g })
+			same := func(x *group) bool { return x == g }
+			k.groups, k.replays = slices.DeleteFunc(k.groups, same), slices.DeleteFunc(k.replays, same)
 			o.settle(key)
 		}
 	}
@@ -149,7 +159,7 @@ func (o *ordering) clearGroups() {
 	o.groups = nil
 	clear(o.batch)
 	for key, k := range o.keys {
-		k.groups = nil
+		k.groups, k.replays = nil, nil
 		o.settle(key)
 	}
 }
@@ -166,17 +176,17 @@ func (o *ordering) find(r retryRef) *group {
 // first says whether a group is the next of all its keys.
 func (o *ordering) first(g *group) bool {
 	for _, key := range g.keys {
-		if k := o.keys[key]; k != nil && (k.leased > 0 || !g.loose && k.groups[0] != g) {
+		if k := o.keys[key]; k != nil && (k.leased > 0 || !g.loose && k.groups[0] != g || g.replay && k.replays[0] != g) {
 			return false
 		}
 	}
 	return true
 }
 
-// next returns the group that is to go next, which may be later.
-func (o *ordering) next() *group {
+// next returns the group that is to go next, which may be later; with behind none of a replay.
+func (o *ordering) next(behind bool) *group {
 	for _, g := range o.groups {
-		if o.first(g) {
+		if (!behind || !g.replay) && o.first(g) {
 			return g
 		}
 	}
@@ -297,15 +307,16 @@ func (q *Queue) nextInOrder(l *lane, nowMs int64) bool {
 		return false
 	}
 	for {
-		g := o.next()
-		timed := g != nil && max(g.due, l.notBefore) <= nowMs
-		if fresh := l.freshReady(q, nowMs); fresh && (!timed || l.freshTurn) {
+		fresh := l.freshReady(q, nowMs)
+		g := o.next(fresh)
+		if fresh && (!l.timed(g, nowMs) || l.freshTurn) {
 			l.freshTurn = false
 			if q.takeInOrder(l, min(l.fill, l.total)) {
 				return true
 			}
+			g = o.next(false)
 		}
-		if !timed {
+		if !l.timed(g, nowMs) {
 			return false
 		}
 		for _, seq := range g.seqs {
@@ -324,7 +335,7 @@ func (q *Queue) nextInOrder(l *lane, nowMs int64) bool {
 			batch = g.seqs[0]
 		}
 		for i, seq := range g.seqs {
-			if q.leaseRetry(l, retryRef{g.due, seq}, g.keys[i], batch) {
+			if q.leaseRetry(l, retryRef{due: g.due, seq: seq}, g.keys[i], batch) {
 				o.lease(g.keys[i], q.turn)
 			}
 		}
@@ -333,6 +344,9 @@ func (q *Queue) nextInOrder(l *lane, nowMs int64) bool {
 		}
 	}
 }
+
+// timed says whether the time of a group has come, if there is one.
+func (l *lane) timed(g *group, nowMs int64) bool { return g != nil && max(g.due, l.notBefore) <= nowMs }
 
 // takeInOrder leases up to n first attempts whose keys are free as one push, and parks those it passes over.
 func (q *Queue) takeInOrder(l *lane, n int) bool {

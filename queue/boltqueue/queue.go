@@ -23,7 +23,7 @@ const FileName = "queue.db"
 
 const (
 	schemaName    = "herald queue"
-	schemaVersion = 2
+	schemaVersion = 3
 	// addressSpace is reserved for the mapping so that the file grows without waiting for readers. It
 	// costs no memory.
 	addressSpace = min(64<<30, math.MaxInt/8) // the second on machines of 32 bits
@@ -118,6 +118,7 @@ type Queue struct {
 	retention     queue.Retention
 	converting    []*lane // dropped lanes whose retries are still on disk
 	oldest        oldestDue
+	extras        bool // there may be deliveries of events that do not name their lanes
 
 	space space
 
@@ -206,14 +207,16 @@ func createBuckets(tx *bolt.Tx) error {
 	return nil
 }
 
-// migrate brings a file of an older version up to this one. Version 2 has batches; every record of version 1 is one of
-// version 2.
+// migrate brings a file of an older version up to this one. Version 2 has batches, version 3 has replays; every record of an
+// older version is one of a newer.
 func migrate(tx *bolt.Tx, from int) error {
 	if from < 2 {
-		_, err := tx.CreateBucket(bucketBatch)
-		return err
+		if _, err := tx.CreateBucket(bucketBatch); err != nil {
+			return err
+		}
 	}
-	return nil
+	_, err := tx.CreateBucket(bucketReplay)
+	return err
 }
 
 // Run implements queue.Queue. It may be called once.

@@ -76,6 +76,9 @@ func (q *Queue) recoverLanes(tx *bolt.Tx) error {
 		if r.dropped {
 			l.lastUse = q.seq // not known exactly: forgotten when all there is now is gone
 		}
+		if l.replays, err = replaysOf(b.Tx(), l); err != nil {
+			return err
+		}
 		if q.lanes[id] != nil {
 			return fmt.Errorf("lane %d: %w: its id has two numbers", l.number, errDamaged)
 		}
@@ -197,6 +200,7 @@ func (q *Queue) recoverFates(tx *bolt.Tx) error {
 		if l == nil {
 			return fmt.Errorf("delivery %d/%d: %w: there is no such lane", seq, number, errDamaged)
 		}
+		q.extras = q.extras || f.extra
 		if s == nil || seq < s.first || seq >= s.next {
 			s = q.segmentOf(seq)
 		}
@@ -205,11 +209,12 @@ func (q *Queue) recoverFates(tx *bolt.Tx) error {
 			continue
 		}
 		l.addRetrying(q, 1)
+		l.recount(fate{}, f)
 		if s != nil {
 			s.unfinished++
 		}
 		if !l.dropped && (f.batch == 0 || f.batch == seq) {
-			l.recoverRetry(retryRef{f.at, seq})
+			l.recoverRetry(retryRef{due: f.at, seq: seq, replay: f.waitsReplay()})
 		}
 	}
 	for _, l := range q.numbers {

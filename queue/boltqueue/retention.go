@@ -198,11 +198,9 @@ type retirement struct {
 }
 
 type expiry struct {
-	key   leaseKey
+	changed
 	kind  string // type of the event, when somebody is told
 	fresh bool
-	old   fate
-	now   fate
 }
 
 type fateChange struct {
@@ -277,7 +275,7 @@ func (r *retirement) expire(tx *bolt.Tx, st *stage) (full bool, err error) {
 					}
 					kind = ev.Type
 				}
-				r.expired = append(r.expired, expiry{key: leaseKey{b.first + uint64(i), n}, kind: kind, fresh: true, now: now})
+				r.expired = append(r.expired, expiry{changed: changed{key: leaseKey{b.first + uint64(i), n}, now: now}, kind: kind, fresh: true})
 				marks = append(marks, mark{r.s.first, ordinal})
 			}
 		}
@@ -302,19 +300,23 @@ func (r *retirement) expire(tx *bolt.Tx, st *stage) (full bool, err error) {
 			full = true
 			break
 		}
-		now := fate{state: fateDead, attempts: f.attempts, retries: f.retries, at: st.nowMs, reason: queue.ReasonExpired}
-		if r.q.isDropped(number) {
-			now.state, now.reason = fateDiscarded, queue.ReasonUnsubscribed
+		now, undone := f.undone(st.nowMs)
+		switch {
+		case undone:
+		case r.q.isDropped(number):
+			now = fate{state: fateDiscarded, attempts: f.attempts, at: st.nowMs, reason: queue.ReasonUnsubscribed, extra: f.extra}
+		default:
+			now = fate{state: fateDead, attempts: f.attempts, at: st.nowMs, reason: queue.ReasonExpired, extra: f.extra}
 		}
 		kind := ""
-		if r.q.o.Expired != nil && now.state == fateDead {
+		if r.q.o.Expired != nil && now.state == fateDead && !undone {
 			ev, err := reader.event(r.s.first, seq)
 			if err != nil || ev == nil {
 				return false, fmt.Errorf("event %d: %w", seq, orDamaged(err))
 			}
 			kind = ev.Type
 		}
-		r.expired = append(r.expired, expiry{key: leaseKey{seq, number}, kind: kind, old: f, now: now})
+		r.expired = append(r.expired, expiry{changed: changed{leaseKey{seq, number}, f, now}, kind: kind})
 	}
 	for i := range r.expired {
 		e := &r.expired[i]
@@ -456,7 +458,8 @@ func (r *retirement) after(st *stage) {
 			l.addPending(q, -1)
 		} else {
 			l.addRetrying(q, -1)
-			l.removeRetry(retryRef{e.old.at, e.key.seq})
+			l.recount(e.old, e.now)
+			l.removeRetry(retryRef{due: e.old.at, seq: e.key.seq})
 			l.retryVersion++
 		}
 		q.ended(l, e.now, false)
@@ -482,7 +485,7 @@ func (r *retirement) tell() {
 	}
 	counts := map[subject]int{}
 	for i := range r.expired {
-		if e := &r.expired[i]; e.now.state == fateDead {
+		if e := &r.expired[i]; e.kind != "" {
 			counts[subject{e.key.lane, e.kind}]++
 		}
 	}

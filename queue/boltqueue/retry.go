@@ -20,7 +20,8 @@ type position struct {
 	account string
 }
 
-// find returns the position of a delivery within its segment, or false when there is none.
+// find returns the position of a delivery within its segment. It is false when the event does not name the lane, and without an
+// account when there is no such event.
 func (r *eventReader) find(segment, seq uint64, number uint32) (position, bool, error) {
 	i, err := r.locate(segment, seq)
 	if err != nil || i < 0 {
@@ -30,12 +31,13 @@ func (r *eventReader) find(segment, seq uint64, number uint32) (position, bool, 
 	if err != nil {
 		return position{}, false, err
 	}
-	at, found := slices.BinarySearch(targets, number)
-	if !found {
-		return position{}, false, nil
-	}
 	e := &r.block.events[i]
-	return position{segment, e.ordinal + uint32(at), string(r.block.accounts[e.account])}, true, nil
+	p := position{segment: segment, account: string(r.block.accounts[e.account])}
+	at, found := slices.BinarySearch(targets, number)
+	if found {
+		p.ordinal = e.ordinal + uint32(at)
+	}
+	return p, found, nil
 }
 
 // Retry implements queue.Queue.
@@ -64,39 +66,25 @@ func (q *Queue) Retry(ctx context.Context, accountID string, id queue.DeliveryID
 			if l == nil {
 				return refuse(queue.ErrNotFound)
 			}
-			f, recorded, err := readFate(tx, key)
-			if err != nil {
-				return err
-			}
-			at, unset, err := whereabouts(tx, segment, key, recorded, st)
+			reader := eventReader{tx: tx}
+			stood, err := whereabouts(tx, &reader, segment, key, st)
 			switch {
 			case err != nil:
 				return err
-			case at == nil || accountID != "" && at.account != accountID:
+			case stood == nil || stood.fate.state == 0 && !stood.named || accountID != "" && stood.account != accountID:
 				return refuse(queue.ErrNotFound)
 			case gone:
 				return refuse(queue.ErrGone)
-			case leased || unset && !discarded:
+			case leased || stood.unset && !discarded:
 				return nil
-			case unset:
-				// What was given up before its first attempt has neither bit nor record.
-				old = fate{state: fateDiscarded}
-				st.marks = append(st.marks, mark{at.segment, at.ordinal})
-			case recorded:
-				old = f
-			default:
-				old = fate{state: fateDelivered, attempts: 1}
 			}
-			if old.batch != 0 {
-				if split, err = dissolve(tx, leaseKey{old.batch, key.lane}); err != nil {
-					return err
-				}
-				old.batch = 0
-			}
-			if order, err = q.keyFor(tx, l, segment, key.seq); err != nil {
+			if old, split, err = stood.take(tx, st, key); err != nil {
 				return err
 			}
-			now = fate{state: fateRetrying, byHand: true, reason: old.reason, attempts: old.attempts, at: st.nowMs}
+			if order, err = q.keyFor(tx, &reader, l, segment, key.seq); err != nil {
+				return err
+			}
+			now = fate{state: fateRetrying, byHand: true, reason: old.reason, attempts: old.attempts, at: st.nowMs, extra: old.extra}
 			retried = true
 			return replaceFate(tx, key, old, now, segment == nil)
 		},
@@ -117,19 +105,18 @@ type keyed struct {
 }
 
 // keyFor reads the event of a delivery for its key, if its lane has an order by key.
-func (q *Queue) keyFor(tx *bolt.Tx, l *lane, s *segment, seq uint64) (keyed, error) {
+func (q *Queue) keyFor(tx *bolt.Tx, reader *eventReader, l *lane, s *segment, seq uint64) (keyed, error) {
 	q.mu.Lock()
 	k := keyed{ord: l.ord}
 	q.mu.Unlock()
 	if k.ord == nil || k.ord.key == nil {
 		return k, nil
 	}
-	reader := eventReader{tx: tx}
 	first := uint64(0)
 	if s != nil {
 		first = s.first
 	}
-	ev, err := lookUp(tx, &reader, first, seq)
+	ev, err := lookUp(tx, reader, first, seq)
 	if err == nil && ev == nil {
 		err = fmt.Errorf("%w: event %d is missing", errDamaged, seq)
 	}
@@ -140,30 +127,63 @@ func (q *Queue) keyFor(tx *bolt.Tx, l *lane, s *segment, seq uint64) (keyed, err
 	return k, nil
 }
 
-// whereabouts returns where a delivery stands (nil when it does not exist) and whether its bit is not set.
-func whereabouts(tx *bolt.Tx, s *segment, key leaseKey, recorded bool, st *stage) (at *position, unset bool, err error) {
+// stood is how a delivery stands on disk that may be made due.
+type stood struct {
+	position
+	// named: its event names the lane. unset: its bit is not set, so it has not left the first-attempt stage.
+	named, unset bool
+	// fate is its record, or what the lack of one says; its state is 0 for one that is unset, and for one that is not named
+	// and has no record: there is no such delivery yet.
+	fate fate
+}
+
+// whereabouts finds out how a delivery stands; nil when there is no such event.
+func whereabouts(tx *bolt.Tx, reader *eventReader, s *segment, key leaseKey, st *stage) (*stood, error) {
+	f, recorded, err := readFate(tx, key)
+	if err != nil {
+		return nil, err
+	}
+	w := &stood{fate: f}
 	if s == nil {
-		if !recorded {
-			return nil, false, nil
-		}
 		ev, err := kept(tx, key.seq)
 		if ev == nil || err != nil {
-			return nil, false, err
+			return nil, err
 		}
-		return &position{account: ev.AccountID}, false, nil
+		w.account = ev.AccountID
+		return w, nil
 	}
-	reader := eventReader{tx: tx}
-	p, found, err := reader.find(s.first, key.seq, key.lane)
-	if err != nil || !found {
-		return nil, false, err
+	if w.position, w.named, err = reader.find(s.first, key.seq, key.lane); err != nil || w.account == "" {
+		return nil, err
 	}
-	set, err := newBitReader(tx).get(p.segment, p.ordinal)
+	if !w.named || recorded {
+		return w, nil
+	}
+	set, err := newBitReader(tx).get(w.segment, w.ordinal)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	// A bit this commit is about to set counts as set: its delivery has just been settled.
-	set = set || slices.Contains(st.marks, mark{p.segment, p.ordinal})
-	return &p, !set, nil
+	if set || slices.Contains(st.marks, mark{w.segment, w.ordinal}) {
+		w.fate = fate{state: fateDelivered, attempts: 1}
+	} else {
+		w.unset = true
+	}
+	return w, nil
+}
+
+// take returns what became of the delivery so far, and prepares it to become something else: out of its batch, which has to be told
+// to memory after the commit. One that was given up before its first attempt has neither bit nor record.
+func (w *stood) take(tx *bolt.Tx, st *stage, key leaseKey) (old fate, split *dissolved, err error) {
+	if w.unset {
+		st.marks = append(st.marks, mark{w.segment, w.ordinal})
+		return fate{state: fateDiscarded}, nil, nil
+	}
+	old = w.fate
+	if old.batch != 0 {
+		split, err = dissolve(tx, leaseKey{old.batch, key.lane})
+		old.batch = 0
+	}
+	return old, split, err
 }
 
 // replaceFate writes a fate over another, with the indexes of both.
@@ -185,12 +205,12 @@ func withdraw(tx *bolt.Tx, key leaseKey, f fate, orphan bool) error {
 	return nil
 }
 
-// revive brings memory up to date with a delivery that was made due again. The lock is held.
+// revive brings memory up to date with a delivery that was made due again, or for the first time by a replay. The lock is held.
 func (q *Queue) revive(l *lane, key leaseKey, old, now fate, order keyed) {
 	segment := q.segmentOf(key.seq)
 	l.retryVersion++
 	if old.state == fateRetrying {
-		l.removeRetry(retryRef{old.at, key.seq})
+		l.removeRetry(retryRef{due: old.at, seq: key.seq})
 	} else {
 		l.addRetrying(q, 1)
 		if segment != nil {
@@ -201,6 +221,7 @@ func (q *Queue) revive(l *lane, key leaseKey, old, now fate, order keyed) {
 			q.dead--
 		}
 	}
+	l.recount(old, now)
 	if l.dropped {
 		q.convert(l)
 		return
@@ -212,7 +233,7 @@ func (q *Queue) revive(l *lane, key leaseKey, old, now fate, order keyed) {
 		l.reloadRetries() // the key was asked of another order
 		return
 	}
-	q.waitFor(l, key.seq, now.at, lease{key: order.key, byHand: now.byHand}, 0)
+	q.waitFor(l, key.seq, now.at, lease{key: order.key, byHand: now.byHand, replay: now.replay}, now.batch)
 }
 
 // pageRecords is how many records an operation changes in one commit.
@@ -348,7 +369,7 @@ func (r *revival) read(tx *bolt.Tx) error {
 // wants says whether the selection names a delivery.
 func (r *revival) wants(tx *bolt.Tx, reader *eventReader, key leaseKey, f fate) (bool, error) {
 	s := &r.s
-	if r.recall && !f.byHand || !r.recall && f.state != fateDead || s.Reason != "" && f.reason != s.Reason {
+	if r.recall && (!f.byHand || f.replay) || !r.recall && f.state != fateDead || s.Reason != "" && f.reason != s.Reason {
 		return false, nil
 	}
 	if r.recall && r.q.leased(key) {
@@ -375,11 +396,14 @@ func (r *revival) write(tx *bolt.Tx, st *stage) error {
 		segment := r.q.segmentOf(x.key.seq)
 		r.q.mu.Unlock()
 		if r.recall {
-			x.now = fate{state: fateDead, reason: x.old.reason, attempts: x.old.attempts, at: r.startMs}
+			x.now = fate{state: fateDead, reason: x.old.reason, attempts: x.old.attempts, at: r.startMs, extra: x.old.extra}
 		} else {
-			x.now = fate{state: fateRetrying, byHand: true, reason: x.old.reason, attempts: x.old.attempts, at: r.dueAt(r.total+i, st.nowMs)}
+			x.now = fate{
+				state: fateRetrying, byHand: true, reason: x.old.reason, attempts: x.old.attempts, at: r.dueAt(r.total+i, st.nowMs),
+				extra: x.old.extra,
+			}
 			var err error
-			if x.order, err = r.q.keyFor(tx, r.lane, segment, x.key.seq); err != nil {
+			if x.order, err = r.q.keyFor(tx, &eventReader{tx: tx}, r.lane, segment, x.key.seq); err != nil {
 				return err
 			}
 		}
@@ -408,7 +432,7 @@ func (r *revival) after(st *stage) {
 			continue
 		}
 		r.lane.addRetrying(q, -1)
-		r.lane.removeRetry(retryRef{x.old.at, x.key.seq})
+		r.lane.removeRetry(retryRef{due: x.old.at, seq: x.key.seq})
 		r.lane.retryVersion++
 		s := q.segmentOf(x.key.seq)
 		if s != nil {

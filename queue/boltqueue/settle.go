@@ -24,8 +24,8 @@ type settlement struct {
 	batch []uint64
 	// dissolve: they are to be tried one by one, which uses up no retry.
 	dissolve bool
-	// What was written.
-	fate fate
+	// What was written, and what it replaced.
+	fate, old fate
 	// retried: it was a retry, whose record was replaced.
 	retried bool
 }
@@ -66,7 +66,7 @@ func (q *Queue) settlePush(list []settlement, l *lane, s *queue.Settlement, nowM
 		out.due = nowMs
 		if !s.Due.IsZero() {
 			// Rounded up: a retry is never early.
-			out.due = max(s.Due.Add(time.Millisecond-1).UnixMilli(), 1)
+			out.due = max(ceilMs(s.Due), 1)
 		}
 	default: // given back
 		// What has been tried is no longer one that waits for its first attempt.
@@ -130,7 +130,7 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 			return err
 		}
 		// Otherwise its lane was given up meanwhile, and it has been discarded.
-		s.retried = f.state == fateRetrying
+		s.retried, s.old = f.state == fateRetrying, f
 		if err := withdraw(tx, s.key, f, segment == nil); err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 		f.attempts++
 		st.log = append(st.log, entry{s.key.seq, s.key.lane, trimAttempt(*s.attempt, f.attempts)})
 	}
-	f.at, f.reason, f.batch, f.byHand = st.nowMs, "", 0, false
+	f.at, f.reason, f.batch, f.byHand, f.was = st.nowMs, "", 0, false, 0
 	switch {
 	case s.state == queue.StateDelivered:
 		f.state = fateDelivered
@@ -167,6 +167,7 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 			}
 		}
 	}
+	f.replay = f.replay && f.state == fateRetrying
 	s.fate = f
 	if s.lease.fresh {
 		st.marks = append(st.marks, mark{segment.first, s.lease.ordinal})
@@ -194,7 +195,11 @@ func unwait(tx *bolt.Tx, key leaseKey, f fate) error {
 func putFate(tx *bolt.Tx, key leaseKey, f fate, orphan bool) error {
 	switch {
 	case f.waits(key.seq):
-		if err := tx.Bucket(bucketDue).Put(keyLaneTime(key.lane, f.at, key.seq), nil); err != nil {
+		var replay []byte
+		if f.waitsReplay() {
+			replay = []byte{1}
+		}
+		if err := tx.Bucket(bucketDue).Put(keyLaneTime(key.lane, f.at, key.seq), replay); err != nil {
 			return err
 		}
 	case f.indexed(orphan):
@@ -226,6 +231,7 @@ func (q *Queue) finish(st *stage, s *settlement) {
 	}
 	if s.retried {
 		l.addRetrying(q, -1)
+		l.recount(s.old, f)
 	}
 	if f.state == fateRetrying {
 		l.addRetrying(q, 1)

@@ -51,10 +51,12 @@ type item struct {
 	retries  int
 	due      time.Time
 	accepted time.Time
-	batch    []uint64 // tried together and to be tried together again
-	byHand   bool     // made due by hand since its last scheduled retry
-	doomed   bool     // its lane was given up while it was leased
-	leasedIn *shape   // of its lane when it was leased
+	batch    []uint64    // tried together and to be tried together again
+	byHand   bool        // made due by hand, or by a replay, since its last scheduled retry
+	replay   bool        // made due by a replay and not delivered or dead since
+	was      queue.State // before the replay; "" when it made the delivery
+	doomed   bool        // its lane was given up while it was leased
+	leasedIn *shape      // of its lane when it was leased
 }
 
 func (i *item) unfinished() bool {
@@ -70,13 +72,16 @@ type world struct {
 	byID   map[queue.DeliveryID]*item
 	shapes map[queue.Lane]*shape
 	leased []queue.Claim
+	// keys are those of all events, replays those of each lane.
+	keys    []string
+	replays map[queue.Lane][]*replaying
 }
 
 // shaped does what comes to its mind with lanes of every shape: batches, orders, lanes that are given up.
 func shaped(r *rig, seed uint64) {
 	w := &world{
 		r: r, rnd: rand.New(rand.NewPCG(seed, 11)), //nolint:gosec // a load that can be repeated
-		byID: map[queue.DeliveryID]*item{}, shapes: map[queue.Lane]*shape{},
+		byID: map[queue.DeliveryID]*item{}, shapes: map[queue.Lane]*shape{}, replays: map[queue.Lane][]*replaying{},
 	}
 	for l := range 6 {
 		w.shapes[laneOf(l)] = w.newShape()
@@ -84,7 +89,7 @@ func shaped(r *rig, seed uint64) {
 	long := 10_000 * time.Hour
 	r.configure(queue.Retention{Events: long, Attempts: long, Dead: long})
 	for range 250 {
-		switch w.rnd.IntN(12) {
+		switch w.rnd.IntN(14) {
 		case 0, 1, 2:
 			w.accept()
 		case 3, 4, 5:
@@ -95,7 +100,9 @@ func shaped(r *rig, seed uint64) {
 			time.Sleep(time.Duration(w.rnd.IntN(300)) * time.Second)
 		case 9:
 			w.retryByHand()
-		case 10:
+		case 10, 11:
+			w.replay()
+		case 12:
 			switch w.rnd.IntN(3) {
 			case 0:
 				w.discard()
@@ -131,6 +138,7 @@ func (w *world) accept() {
 		w.seq++
 		var lanes []queue.Lane
 		s := submission(w.rnd.IntN(4))
+		w.keys = append(w.keys, s.Resource)
 		for l := range 6 {
 			if w.rnd.IntN(2) == 0 {
 				lanes = append(lanes, laneOf(l))
@@ -186,6 +194,10 @@ func (w *world) claimed(c *queue.Claim) {
 		seqs = append(seqs, x.id.Seq)
 	}
 	first := w.byID[c.Delivery(0)]
+	if c.Replay != first.replay {
+		t.Fatalf("claimed %+v; the model says %+v", c, first)
+	}
+	w.replaysInOrder(c, s, seqs)
 	switch {
 	case !slices.IsSorted(seqs) || fresh != 0 && fresh != len(seqs):
 		t.Fatalf("claimed %v, %d of them first attempts", seqs, fresh)
@@ -236,7 +248,7 @@ func (w *world) inOrder(c *queue.Claim, x *item, s *shape, together []uint64) {
 		if o.state == queue.StateDelivering && o.leasedIn == s && (x.id.Seq > s.since || o.id.Seq > s.since) && !o.doomed {
 			w.r.t.Fatalf("%+v was claimed while %+v is leased (%+v)", x, o, s)
 		}
-		if !x.byHand && o.id.Seq < x.id.Seq && o.unfinished() && !o.byHand && o.id.Seq > s.since {
+		if !x.loose() && o.id.Seq < x.id.Seq && o.unfinished() && !o.loose() && o.id.Seq > s.since {
 			w.r.t.Fatalf("%+v was claimed before %+v (%+v)", x, o, s)
 		}
 	}
@@ -280,9 +292,9 @@ func (w *world) settled(s *queue.Settlement, c queue.Claim, x *item) {
 	x.doomed = false
 	switch {
 	case s.State == queue.StateDelivered:
-		x.state = queue.StateDelivered
+		x.state, x.replay = queue.StateDelivered, false
 	case doomed:
-		x.state = queue.StateDiscarded
+		x.state, x.replay = queue.StateDiscarded, false
 	case s.State == queue.StatePending:
 		if x.state = queue.StatePending; x.attempts > 0 || x.byHand {
 			x.state = queue.StateRetrying
@@ -298,7 +310,7 @@ func (w *world) settled(s *queue.Settlement, c queue.Claim, x *item) {
 			}
 		}
 	default:
-		x.state = s.State
+		x.state, x.replay = s.State, false
 	}
 }
 
@@ -319,7 +331,7 @@ func (w *world) retryByHand() {
 	}
 	if x.state != queue.StatePending && x.state != queue.StateDelivering {
 		w.apart(x)
-		x.state, x.retries, x.due, x.byHand = queue.StateRetrying, 0, time.Now(), true
+		x.state, x.retries, x.due, x.byHand, x.replay = queue.StateRetrying, 0, time.Now(), true, false
 	}
 }
 
@@ -369,8 +381,15 @@ func (w *world) discard() {
 		case x.id.Lane != l:
 		case x.state == queue.StateDelivering:
 			x.doomed = true
+		case x.waitsReplay() && x.was != "" && x.was != queue.StateRetrying:
+			x.undo()
 		case x.unfinished():
-			x.state, x.batch = queue.StateDiscarded, nil
+			x.state, x.batch, x.replay = queue.StateDiscarded, nil, false
+		}
+	}
+	for _, p := range w.replays[l] {
+		if p.State == queue.ReplayRunning {
+			p.State = queue.ReplayCancelled
 		}
 	}
 	// Also before the restart that may follow.
@@ -387,8 +406,10 @@ func (w *world) restarted() {
 		for i := range c.Deliveries {
 			x := w.byID[c.Delivery(i)]
 			switch {
+			case x.doomed && x.waitsReplay() && x.was != "" && x.was != queue.StateRetrying:
+				x.undo()
 			case x.doomed:
-				x.state, x.batch = queue.StateDiscarded, nil
+				x.state, x.batch, x.replay = queue.StateDiscarded, nil, false
 			case x.attempts > 0 || x.byHand:
 				x.state = queue.StateRetrying
 			default:
