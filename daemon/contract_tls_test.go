@@ -161,26 +161,28 @@ func TestContract_PrivateRootIsTrustedWhenConfigured(t *testing.T) {
 }
 
 // A handshake costs the daemon many times what a push costs: connections are kept, so that there are a few
-// handshakes in a thousand pushes, and none while it goes on.
+// handshakes in a thousand pushes, and none while it goes on, fast or slowly.
 func TestContract_TLSConnectionsAreReused(t *testing.T) {
 	t.Parallel()
 	ours := newPrivateRoot(t, "ours")
 	cert := ours.issue("127.0.0.1", time.Now().Add(time.Hour))
 	for name, c := range map[string]struct {
 		http2       bool
+		certified   bool // with a client certificate
 		concurrency int
 		first, more int64 // most handshakes in the first thousand pushes, and in the thousand after them
 	}{
 		// A machine that is busy lets some more be dialled while others are on their way back.
-		"HTTP/1.1 one by one":  {false, 1, 4, 3},
-		"HTTP/1.1 four by one": {false, 4, 30, 20},
-		"HTTP/2":               {true, 4, 30, 20},
+		"HTTP/1.1 one by one":  {false, false, 1, 4, 3},
+		"HTTP/1.1 four by one": {false, false, 4, 30, 20},
+		"a client certificate": {false, true, 16, 60, 20},
+		"HTTP/2":               {true, false, 4, 30, 20},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := trusting(t, ours)
 			r := receiveTLS(t, cert, c.http2)
-			id := h.subscribe(r.URL, fields{"delivery": fields{"maxConcurrency": c.concurrency}})
+			id := h.subscribe(r.URL, fields{"delivery": fields{"maxConcurrency": c.concurrency}, "clientCertificate": c.certified})
 			before := int64(0)
 			for round, most := range []int64{c.first, c.more} {
 				h.admin().do("POST", "/events", many(1000)).is(202)
@@ -192,6 +194,18 @@ func TestContract_TLSConnectionsAreReused(t *testing.T) {
 					t.Errorf("%d handshakes in a thousand pushes, want at most %d", n, most)
 				}
 			}
+			// A receiver that gets little keeps its connection just the same.
+			const steady = 300
+			pace := time.NewTicker(5 * time.Millisecond)
+			defer pace.Stop()
+			for range steady {
+				<-pace.C
+				h.publish("task.create", "", fields{})
+			}
+			h.eventually("what was published one by one has arrived", func() bool { return r.pushes.Load() >= 2000+steady })
+			if n := r.handshakes.Load() - before; n > 2 {
+				t.Errorf("%d handshakes in %d pushes one after the other, want at most 2", n, steady)
+			}
 			if got := r.http2.Load(); (got == r.pushes.Load()) != c.http2 || got != 0 && !c.http2 {
 				t.Errorf("%d of %d pushes came over HTTP/2", got, r.pushes.Load())
 			}
@@ -199,5 +213,32 @@ func TestContract_TLSConnectionsAreReused(t *testing.T) {
 				return len(h.admin().do("GET", "/deliveries?state=pending&subscription="+id, nil).is(200).list()) == 0
 			})
 		})
+	}
+}
+
+// A daemon with more receivers than attempts at once keeps a connection to each of them all the same.
+func TestContract_TLSConnectionsToManyReceiversAreReused(t *testing.T) {
+	t.Parallel()
+	const receivers, events = 30, 10
+	ours := newPrivateRoot(t, "ours")
+	cert := ours.issue("127.0.0.1", time.Now().Add(time.Hour))
+	h := startWith(t, t.TempDir(), []string{"HERALD_EGRESS_CA_FILE=" + ours.file()}, "delivery: {workers: 4}")
+	all := make([]*httpsReceiver, receivers)
+	for i := range all {
+		all[i] = receiveTLS(t, cert, false)
+		h.subscribe(all[i].URL, fields{})
+	}
+	for n := range events {
+		h.publish("task.create", "", fields{})
+		for _, r := range all {
+			h.eventually("the event has arrived everywhere", func() bool { return r.pushes.Load() >= int64(n+1) })
+		}
+	}
+	handshakes := int64(0)
+	for _, r := range all {
+		handshakes += r.handshakes.Load()
+	}
+	if handshakes > receivers+5 {
+		t.Errorf("%d handshakes in %d pushes to %d receivers, want one for each receiver", handshakes, receivers*events, receivers)
 	}
 }

@@ -186,7 +186,8 @@ func retention(c *config.Config) queue.Retention {
 // build makes the parts above the files and ties them together.
 func (d *Daemon) build(registry *prometheus.Registry) error {
 	c := d.o.Config
-	workers, idle := connections(c.Delivery.Workers, descriptors())
+	share := connections(c.Delivery.Workers, descriptors())
+	workers := share.attempts
 	if workers < c.Delivery.Workers {
 		d.logger.Warn("fewer attempts at once than configured, because of the limit of open files",
 			"workers", workers, "configured", c.Delivery.Workers, "open_files", descriptors())
@@ -194,7 +195,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	way, err := egress.New(egress.Options{
 		AllowNetworks: c.Egress.AllowNetworks, DenyNetworks: c.Egress.DenyNetworks, HTTPSOnly: c.Egress.HTTPSOnly,
 		Proxy: c.Egress.Proxy.Reveal(), CAFile: c.Egress.CAFile,
-		MaxIdleConns: idle, MaxIdleConnsPerHost: idle,
+		MaxIdleConns: share.kept, MaxIdleConnsPerHost: share.kept,
 	})
 	if err != nil {
 		return &ExitError{ExitUsage, err}
@@ -203,7 +204,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	d.closers = append(d.closers, func() error { transport.CloseIdleConnections(); return nil })
 	sender, err := webhook.New(webhook.Options{
 		Transport: transport, UserAgent: "Herald/" + d.o.Version, Logger: d.logger.With("part", "webhook"),
-		Certified: certifiedTransport(way, idle), Identity: d.identity.Credential,
+		Certified: certifiedTransport(way, share), Identity: d.identity.Credential,
 	})
 	if err != nil {
 		return err
@@ -307,14 +308,33 @@ func apiSettings(c *config.Config) (api.Settings, error) {
 // filesReserved is how many open files are left to the API, the data files and the rest.
 const filesReserved = 32
 
-// connections divides the files the process may open (0: no limit is known). Attempts under way take at
-// most half of what is not reserved and kept connections a quarter, so that pushing never shuts
-// out the API. Without want of files as many connections are kept as can be under way: one that is not
-// costs the next push a new one.
-func connections(workers, files int) (attempts, idle int) {
+// keptConnections is how many connections are kept idle at most, when neither files nor workers say otherwise. A receiver that
+// is pushed to now and then needs one, whether anything is under way to it or not: without it each push costs it and the
+// daemon a TLS handshake. A kept one takes some 60 KiB of memory, until it has not been used for the idle time of egress.
+const keptConnections = 4096
+
+// connectionShare says how many connections there may be.
+type connectionShare struct {
+	attempts  int // under way at once
+	kept      int // idle, without a client certificate
+	own       int // idle, with Herald's own
+	certified int // idle, with any other: for each certificate
+}
+
+// connections divides the files the process may open (0: no limit is known). Attempts under way take at most half of
+// what is not reserved and kept connections the other half: a quarter those without a client certificate, an eighth those
+// with Herald's own, an eighth those with all others. Without want of files as many are kept with each as can be under
+// way, at the least: one that is not costs the next push a new one.
+func connections(workers, files int) connectionShare {
+	most := max(workers, keptConnections)
 	if files <= 0 {
-		return workers, workers
+		return connectionShare{workers, most, most, workers}
 	}
 	room := max(files-filesReserved, 8)
-	return min(workers, max(room/2, 2)), min(workers, max(room/4, 1))
+	return connectionShare{
+		attempts:  min(workers, room/2),
+		kept:      min(most, room/4),
+		own:       min(most, room/8),
+		certified: min(workers, max(room/8/webhook.MaxCertificates, 1)),
+	}
 }

@@ -9,7 +9,6 @@ import (
 
 	"herald/daemon/egress"
 	"herald/daemon/identity"
-	"herald/daemon/sender/webhook"
 )
 
 // openIdentity loads the certificate chain and its key, or makes them in the data directory.
@@ -30,12 +29,16 @@ func (d *Daemon) openIdentity(registry prometheus.Registerer) (err error) {
 	return nil
 }
 
-// certifiedTransport makes transports whose handshakes present a certificate. Each has its own connections; all
-// of them together keep about as many idle as the ordinary transport does.
-func certifiedTransport(way *egress.Egress, idle int) func(*tls.Certificate) *http.Transport {
-	return func(c *tls.Certificate) *http.Transport {
+// certifiedTransport makes transports whose handshakes present a certificate. Each has its own connections, and keeps as
+// many idle as it has a share for: Herald's own certificate may be shown to many receivers, any other is most likely one
+// receiver's.
+func certifiedTransport(way *egress.Egress, share connectionShare) func(*tls.Certificate, bool) *http.Transport {
+	return func(c *tls.Certificate, own bool) *http.Transport {
 		t := way.Transport()
-		t.MaxIdleConns = max(idle/webhook.MaxCertificates, 1)
+		t.MaxIdleConns = share.certified
+		if own {
+			t.MaxIdleConns = share.own
+		}
 		t.MaxIdleConnsPerHost = t.MaxIdleConns
 		// Of Certificates the library would leave it out when the receiver's list of authorities does not name its issuer, and
 		// the receiver could not say more than that there was none.

@@ -18,7 +18,7 @@ const MaxCertificates = 128
 // certified keeps a transport for each client certificate, so that no connection is ever used under another than it was
 // opened with. Its methods are safe for concurrent use.
 type certified struct {
-	make func(*tls.Certificate) *http.Transport
+	make func(c *tls.Certificate, own bool) *http.Transport
 
 	mu    sync.Mutex
 	turn  uint64 // counts uses, to tell which is the oldest
@@ -30,7 +30,7 @@ type certifiedTransport struct {
 	used uint64
 }
 
-func newCertified(transport func(*tls.Certificate) *http.Transport) *certified {
+func newCertified(transport func(c *tls.Certificate, own bool) *http.Transport) *certified {
 	return &certified{make: transport, known: make(map[[sha256.Size]byte]*certifiedTransport)}
 }
 
@@ -48,21 +48,21 @@ func (s *Sender) transport(sub *store.Subscription, scheme string) (http.RoundTr
 	}
 	if c.Identity {
 		t := s.identity().TLS
-		return s.certified.get(sha256.Sum256(t.Leaf.Raw), func() (*tls.Certificate, error) { return t, nil })
+		return s.certified.get(sha256.Sum256(t.Leaf.Raw), true, func() (*tls.Certificate, error) { return t, nil })
 	}
 	h := sha256.New()
 	h.Write([]byte(c.Chain))
 	h.Write([]byte{0})
 	h.Write(c.Key)
-	return s.certified.get([sha256.Size]byte(h.Sum(nil)), func() (*tls.Certificate, error) {
+	return s.certified.get([sha256.Size]byte(h.Sum(nil)), false, func() (*tls.Certificate, error) {
 		key := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: c.Key})
 		t, err := tls.X509KeyPair([]byte(c.Chain), key)
 		return &t, err
 	})
 }
 
-// get returns the transport of a certificate, which load gives when there is none yet.
-func (c *certified) get(key [sha256.Size]byte, load func() (*tls.Certificate, error)) (http.RoundTripper, *problem) {
+// get returns the transport of a certificate, Herald's own or not, which load gives when there is none yet.
+func (c *certified) get(key [sha256.Size]byte, own bool, load func() (*tls.Certificate, error)) (http.RoundTripper, *problem) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.turn++
@@ -77,7 +77,7 @@ func (c *certified) get(key [sha256.Size]byte, load func() (*tls.Certificate, er
 	if len(c.known) >= MaxCertificates {
 		c.drop()
 	}
-	t := &certifiedTransport{c.make(certificate), c.turn}
+	t := &certifiedTransport{c.make(certificate, own), c.turn}
 	c.known[key] = t
 	return t.Transport, nil
 }

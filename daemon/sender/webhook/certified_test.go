@@ -42,32 +42,32 @@ func made(t *testing.T) store.ClientCertificate {
 // No more certificates keep connections than are allowed; the ones in use stay.
 func TestCertificatesInUseAreBounded(t *testing.T) {
 	t.Parallel()
-	c := newCertified(func(*tls.Certificate) *http.Transport { return &http.Transport{} })
+	c := newCertified(func(*tls.Certificate, bool) *http.Transport { return &http.Transport{} })
 	load := func() (*tls.Certificate, error) { return &tls.Certificate{}, nil }
 	key := func(n int) (k [32]byte) {
 		binary.BigEndian.PutUint64(k[:], uint64(n))
 		return k
 	}
-	first, pr := c.get(key(0), load)
+	first, pr := c.get(key(0), false, load)
 	if pr != nil {
 		t.Fatal(pr.text)
 	}
-	second, _ := c.get(key(1), load)
+	second, _ := c.get(key(1), false, load)
 	for n := range 3 * MaxCertificates {
-		if _, pr := c.get(key(n+2), load); pr != nil {
+		if _, pr := c.get(key(n+2), false, load); pr != nil {
 			t.Fatal(pr.text)
 		}
-		if again, _ := c.get(key(0), load); again != first {
+		if again, _ := c.get(key(0), false, load); again != first {
 			t.Fatal("the one in use was dropped")
 		}
 		if len(c.known) > MaxCertificates {
 			t.Fatalf("%d certificates are kept", len(c.known))
 		}
 	}
-	if again, _ := c.get(key(1), load); again == second {
+	if again, _ := c.get(key(1), false, load); again == second {
 		t.Error("one unused for long was kept")
 	}
-	if _, pr := c.get(key(-1), func() (*tls.Certificate, error) { return nil, errors.New("no") }); pr == nil || pr.class != queue.ClassMisconfigured || c.known[key(-1)] != nil {
+	if _, pr := c.get(key(-1), false, func() (*tls.Certificate, error) { return nil, errors.New("no") }); pr == nil || pr.class != queue.ClassMisconfigured || c.known[key(-1)] != nil {
 		t.Errorf("a certificate that cannot be loaded: %+v", pr)
 	}
 }
@@ -88,7 +88,7 @@ func TestConnectionsAreNotSharedBetweenCertificates(t *testing.T) {
 	transports := 0
 	s, err := New(Options{
 		Transport: transport(t), UserAgent: "Herald/test",
-		Certified: func(c *tls.Certificate) *http.Transport {
+		Certified: func(c *tls.Certificate, _ bool) *http.Transport {
 			transports++
 			tr := transport(t)
 			tr.TLSClientConfig = &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{*c}}

@@ -50,9 +50,9 @@ type Options struct {
 	// dialled, how long a dial and a TLS handshake may take, and how many bytes of headers an answer may
 	// have (http.Transport.MaxResponseHeaderBytes).
 	Transport http.RoundTripper
-	// Certified makes a transport as Transport is one, whose TLS handshakes present the certificate. It is called once for
-	// each certificate in use. Nil: subscriptions with a client certificate cannot be pushed to.
-	Certified func(*tls.Certificate) *http.Transport
+	// Certified makes a transport as Transport is one, whose TLS handshakes present the certificate, which is that of
+	// Identity (own) or a subscription's. It is called once for each certificate in use. Nil: subscriptions with a client certificate cannot be pushed to.
+	Certified func(c *tls.Certificate, own bool) *http.Transport
 	// Identity returns what pushes are signed with (RFC 9421), and what subscriptions that ask for it present in the TLS
 	// handshake. It is asked for each push and must be quick. Nil: neither is done.
 	Identity func() *identity.Credential
