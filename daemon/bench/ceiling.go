@@ -76,6 +76,7 @@ type DeliverCommand struct {
 	Target      []string      `help:"URL of a receiver; may be given several times." required:""`
 	Concurrency int           `help:"Attempts at once for each receiver." default:"64"`
 	Workers     int           `help:"Attempts at once in all." default:"512"`
+	CAFile      string        `name:"ca-file" help:"PEM file of authorities to trust."`
 	Size        int           `help:"Payload size in bytes." default:"1024"`
 	Records     int           `help:"Records in a push." default:"1"`
 	Warm        time.Duration `help:"How long to send before the measurement." default:"250ms"`
@@ -104,7 +105,7 @@ func (c DeliverCommand) Run(ctx context.Context, stdout, _ io.Writer) error {
 			return fmt.Errorf("target %s: not a loopback address", u.Redacted())
 		}
 	}
-	sender, err := newBareSender(c.Target, c.Concurrency, c.Records, buildData(c.Size))
+	sender, err := newBareSender(c.Target, c.CAFile, c.Concurrency, c.Records, buildData(c.Size))
 	if err != nil {
 		return err
 	}
@@ -142,6 +143,7 @@ func (c DeliverCommand) Run(ctx context.Context, stdout, _ io.Writer) error {
 
 // ceilings adds up the two measurements of each ceiling.
 type ceilings struct {
+	caFile               string // of HTTPS receivers; empty for others
 	ingested, delivered  float64
 	ingestTime, sendTime time.Duration
 }
@@ -222,6 +224,9 @@ func (c *ceilings) deliver(ctx context.Context, o *Command, rs *receivers) error
 	args := []string{
 		"--concurrency", strconv.Itoa(defaultConcurrency), "--workers", strconv.Itoa(defaultWorkers),
 		"--size", strconv.Itoa(o.Size), "--records", strconv.Itoa(o.Records), "--warm", ceilingWarm.String(), "--duration", ceilingTime.String(),
+	}
+	if c.caFile != "" {
+		args = append(args, "--ca-file", c.caFile)
 	}
 	for _, r := range rs.healthy {
 		args = append(args, "--target", r.url())

@@ -5,8 +5,8 @@
 // It promises that the account is exact (every acknowledged event is looked for at every healthy receiver, every
 // arrival beyond the first is counted), that latencies are honest (in an open loop they count from the
 // moment a request was meant to begin, so that waiting is not left out), that its own part is cheap (HTTP/1.1
-// over bare connections, no allocation for an event), and that nothing stays behind: the child ends and the
-// directory is removed, whatever happens.
+// over bare connections, no allocation for an event, unless receivers with HTTP/2 are asked for), and that nothing
+// stays behind: the child ends and the directory is removed, whatever happens.
 package bench
 
 import (
@@ -57,6 +57,9 @@ type Command struct {
 	Records int           `help:"Most records in one push (numberOfRecords of the subscriptions)." default:"1"`
 	MaxWait time.Duration `help:"How long a push may wait to fill up to --records (maxWaitSeconds)." default:"50ms"`
 
+	TLS   bool `name:"tls" help:"Have the receivers serve HTTPS, with a certificate that the daemon trusts by egress.ca_file, and count the TLS handshakes."`
+	HTTP2 bool `name:"http2" help:"With --tls: over HTTP/2; without it over HTTP/1.1."`
+
 	ReceiverLatency time.Duration `help:"How long a receiver takes to answer." default:"0s"`
 	Failing         float64       `help:"Share of the receivers that answer 500 (0 to 1)." default:"0"`
 	Hanging         float64       `help:"Share of the receivers that never answer (0 to 1)." default:"0"`
@@ -88,6 +91,7 @@ One stretch of load (the default):
     herald bench --rate 200 --events 2000     latency at a given rate
     herald bench --batch 100 --records 100    many events in a request, and in a push
     herald bench --fan-out 10                 one event for many subscriptions
+    herald bench --tls                        receivers behind HTTPS, and how many handshakes they see
 
 Isolation: what bad subscriptions cost a healthy one. It is measured alone, beside the bad ones and alone again, in rounds, each at --rate and as fast as it goes; each time beside is set against the mean of the two times alone around it:
 
@@ -156,6 +160,9 @@ func (c *Command) Validate() error {
 	if c.CPUProfile != "" && c.Duration == 0 && !c.scenario() {
 		bad("--cpuprofile needs --duration, --bad or --backlog")
 	}
+	if c.HTTP2 && !c.TLS {
+		bad("--http2 needs --tls")
+	}
 	c.validateScenario(bad)
 	return sentence(errs)
 }
@@ -179,6 +186,9 @@ func (c *Command) validateScenario(bad func(format string, args ...any)) {
 	}
 	if c.scenario() && (c.Failing > 0 || c.Hanging > 0) {
 		bad("--failing and --hanging are for runs without --bad and --backlog, which bring their own")
+	}
+	if c.scenario() && c.TLS {
+		bad("--tls is for runs without --bad and --backlog")
 	}
 	if c.Kill && !c.scenario() {
 		bad("--kill needs --bad or --backlog")

@@ -307,6 +307,7 @@ func TestValidate(t *testing.T) {
 	}
 	for name, change := range map[string]func(*Command){
 		"isolation": func(c *Command) { c.Bad, c.BadPending, c.Rounds, c.Kill, c.CPUProfile = 1, 1, 1, true, "x" },
+		"HTTPS":     func(c *Command) { c.TLS, c.HTTP2 = true, true },
 		"backlog":   func(c *Command) { c.Backlog, c.NoDrain, c.Kill = 1, true, true },
 	} {
 		c := good
@@ -354,6 +355,8 @@ func TestValidate(t *testing.T) {
 		"without --bad":      func(c *Command) { c.Backlog, c.FanOut, c.Failing = 1, 2, 0.5 },
 		"--kill":             func(c *Command) { c.Kill = true },
 		"--no-drain":         func(c *Command) { c.NoDrain = true },
+		"--http2 needs":      func(c *Command) { c.HTTP2 = true },
+		"--tls is for":       func(c *Command) { c.Backlog, c.TLS = 1, true },
 	} {
 		c := good
 		change(&c)

@@ -19,7 +19,7 @@ type Findings struct {
 	Verified      int64 `json:"verified"`      // pushes whose signature and content were checked in full
 	Forged        int64 `json:"forged"`        // of these, with a wrong signature
 	Corrupted     int64 `json:"corrupted"`     // of these, with a payload that differs from the one sent
-	Broken        int64 `json:"broken"`        // requests that were not HTTP/1.1 within limits
+	Broken        int64 `json:"broken"`        // requests that were not HTTP within limits
 }
 
 // addAudit takes in the audit of a stretch.
@@ -66,7 +66,7 @@ func (f *Findings) problem(deliveries int64) error {
 	case f.Corrupted > 0:
 		return fmt.Errorf("%w: %d of %d payloads differ from what was sent", ErrWrong, f.Corrupted, f.Verified)
 	case f.Broken > 0:
-		return fmt.Errorf("%w: %d requests were not HTTP/1.1 within the limits", ErrWrong, f.Broken)
+		return fmt.Errorf("%w: %d requests were not HTTP within the limits", ErrWrong, f.Broken)
 	case f.Verified == 0 && deliveries > 0:
 		return fmt.Errorf("%w: no signature was checked", ErrWrong)
 	}

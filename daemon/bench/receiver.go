@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -39,6 +40,8 @@ type receiverShape struct {
 	latency time.Duration // how long an answer takes
 	records int           // most records in a push; above 1 every push has the form for several
 	data    []byte        // the payload as it was sent, for the content check
+	tls     *tls.Config   // nil: plain HTTP
+	http2   bool          // with tls, HTTP/2 and nothing else; otherwise HTTP/1.1
 }
 
 // receiver is one destination of pushes on loopback, on a port of its own like receivers in the field,
@@ -60,7 +63,11 @@ type receiver struct {
 	corrupted  atomic.Int64 // payloads that are not what was sent
 	alien      atomic.Int64 // pushes without the right webhook-id, or that are no event of the benchmark
 	miscounted atomic.Int64 // pushes whose numberOfRecords is not their number of records, or too large
-	broken     atomic.Int64 // requests that were not HTTP/1.1 or exceeded a limit
+	broken     atomic.Int64 // requests that were not HTTP or exceeded a limit
+
+	connections atomic.Int64 // accepted
+	handshakes  atomic.Int64 // of TLS
+	resumed     atomic.Int64 // of these, with a session of an earlier connection
 
 	done  chan struct{}
 	mu    sync.Mutex
@@ -70,20 +77,35 @@ type receiver struct {
 
 // newReceiver returns a receiver for a listener; it serves when run is called.
 func newReceiver(l net.Listener, b behaviour, index int, shape receiverShape) *receiver {
-	return &receiver{
+	r := &receiver{
 		receiverShape: shape, index: index, behaviour: b, listener: l,
 		maxBody: max(shape.records, 1)*(len(shape.data)+recordOverhead) + 64<<10,
 		conns:   map[net.Conn]struct{}{},
 		done:    make(chan struct{}),
 	}
+	if r.tls != nil {
+		r.tls = r.tls.Clone()
+		r.tls.VerifyConnection = r.shook
+	}
+	return r
 }
 
 // url is where the receiver takes pushes.
-func (r *receiver) url() string { return "http://" + r.listener.Addr().String() + "/hook" }
+func (r *receiver) url() string {
+	scheme := "http"
+	if r.tls != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + r.listener.Addr().String() + "/hook"
+}
 
 // run serves until close is called and returns when every connection has ended.
 func (r *receiver) run() {
 	defer r.wg.Wait()
+	if r.http2 {
+		r.serveHTTP2()
+		return
+	}
 	for {
 		c, err := r.listener.Accept()
 		if err != nil {
@@ -102,6 +124,10 @@ func (r *receiver) run() {
 		}
 		r.wg.Go(func() {
 			defer r.leave(c)
+			if r.tls != nil {
+				r.serve(tls.Server(c, r.tls))
+				return
+			}
 			r.serve(c)
 		})
 	}
@@ -141,6 +167,7 @@ func (r *receiver) enter(c net.Conn) bool {
 		return false
 	}
 	r.conns[c] = struct{}{}
+	r.connections.Add(1)
 	return true
 }
 

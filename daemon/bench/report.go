@@ -36,6 +36,8 @@ type Report struct {
 	Lateness *Latency `json:"lateness,omitempty"` // open loop: how late the generator itself was
 
 	Daemon Daemon `json:"daemon"`
+	// TLS is what HTTPS cost in handshakes.
+	TLS *Handshakes `json:"tls,omitempty"`
 	// LoadCPUPerEvent is what generator and receivers cost, in microseconds.
 	LoadCPUPerEvent *float64 `json:"loadCPUPerEvent,omitempty"`
 
@@ -67,6 +69,8 @@ type Options struct {
 	Hanging           float64 `json:"hanging"`
 	Records           int     `json:"records"`
 	MaxWaitMS         float64 `json:"maxWait"`
+	TLS               bool    `json:"tls,omitempty"`
+	HTTP2             bool    `json:"http2,omitempty"`
 	Bad               int     `json:"bad,omitempty"`
 	BadPending        int64   `json:"badPending,omitempty"`
 	Rounds            int     `json:"rounds,omitempty"`
@@ -158,7 +162,7 @@ func (c *Command) options() Options {
 		Events: c.Events, DurationSeconds: c.Duration.Seconds(), WarmUp: c.WarmUp, Size: c.Size, FanOut: c.FanOut,
 		Producers: c.Producers, Batch: c.Batch, Rate: c.Rate, IDs: c.IDs,
 		ReceiverLatencyMS: millis(c.ReceiverLatency), Failing: c.Failing, Hanging: c.Hanging,
-		Records: c.Records, MaxWaitMS: millis(c.MaxWait), Bad: c.Bad, Backlog: c.Backlog, NoDrain: c.NoDrain, Kill: c.Kill,
+		Records: c.Records, MaxWaitMS: millis(c.MaxWait), TLS: c.TLS, HTTP2: c.HTTP2, Bad: c.Bad, Backlog: c.Backlog, NoDrain: c.NoDrain, Kill: c.Kill,
 	}
 	if c.Bad > 0 {
 		o.BadPending, o.Rounds = c.BadPending, c.Rounds
@@ -213,6 +217,10 @@ func (r *Report) account(o outcome) {
 	if o.load.rate > 0 {
 		late := o.load.lateness.latency()
 		r.Lateness = &late
+	}
+
+	if r.TLS != nil {
+		r.TLS.account(o.before.shaken, o.after.shaken, r.Pushes)
 	}
 
 	events := float64(a.Acked)
@@ -272,7 +280,7 @@ func table(w io.Writer) (t *tabwriter.Writer, row func(cells ...string)) {
 func (r *Report) writeTable(w io.Writer) error {
 	t, row := table(w)
 	o := r.Options
-	row("run", fmt.Sprintf("%d events of %d bytes, fan-out %d, %d producers, batch %d, %s", r.Events, o.Size, o.FanOut, o.Producers, o.Batch, o.pace()))
+	row("run", fmt.Sprintf("%d events of %d bytes, fan-out %d, %d producers, batch %d, %s%s", r.Events, o.Size, o.FanOut, o.Producers, o.Batch, o.pace(), o.protocol()))
 	row("machine", fmt.Sprintf("%s/%s, %d processors, %s", r.Machine.OS, r.Machine.Arch, r.Machine.CPUs, r.Machine.Go))
 	row("events/s", number(r.EventsPerSecond, 0), fmt.Sprintf("end to end, %s s", number(r.Seconds, 2)))
 	if o.Records > 1 {
@@ -308,6 +316,9 @@ func (r *Report) writeTable(w io.Writer) error {
 	row("memory, MiB", mebibytes(d.PeakRSS), fmt.Sprintf("resident at the peak; %s before the load", mebibytes(d.IdleRSS)))
 	row("bytes/event", optional(d.DiskPerEvent, 0), fmt.Sprintf("to the disk; %s in write calls with sockets", optional(d.WrittenPerEvent, 0)))
 	row("commits/s", optional(d.CommitsPerSecond, 0), optional(d.EventsPerCommit, 1)+" events each")
+	if r.TLS != nil {
+		r.TLS.row(row)
+	}
 	row()
 	r.findingRows(row, r.Deliveries)
 	if u := r.Failing; u != nil {
@@ -332,6 +343,18 @@ func (o Options) pace() string {
 		return number(o.Rate, 0) + " events/s"
 	}
 	return "as fast as it goes"
+}
+
+// protocol says how the pushes travelled, if not as usual.
+func (o Options) protocol() string {
+	switch {
+	case o.HTTP2:
+		return ", HTTPS with HTTP/2"
+	case o.TLS:
+		return ", HTTPS with HTTP/1.1"
+	default:
+		return ""
+	}
 }
 
 func number(v float64, digits int) string { return strconv.FormatFloat(v, 'f', digits, 64) }

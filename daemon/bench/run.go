@@ -68,6 +68,12 @@ func (r *run) measure(ctx context.Context) (result, error) {
 		return nil, err
 	}
 	shape := receiverShape{latency: r.ReceiverLatency, records: r.Records, data: r.data}
+	if r.TLS {
+		if shape.tls, err = certify(r.caFile(r.dir)); err != nil {
+			return nil, err
+		}
+		shape.http2 = r.HTTP2
+	}
 	if r.rs, err = openReceivers(ctx, r.receiverCounts(), shape); err != nil {
 		return nil, err
 	}
@@ -78,7 +84,7 @@ func (r *run) measure(ctx context.Context) (result, error) {
 	}
 
 	report := &Report{Options: r.options(), Machine: thisMachine(), Disk: disk}
-	var bare ceilings
+	bare := ceilings{caFile: r.caFile(r.dir)}
 	if r.withCeilings() {
 		r.progress.say("measuring the ceilings")
 		if err := bare.measure(ctx, r.Command, r.data, r.rs); err != nil {
@@ -154,9 +160,13 @@ func (r *run) wishes(url, events string) map[string]any {
 
 // path measures the whole path in one stretch of load.
 func (r *run) path(ctx context.Context, report *Report) error {
+	before := r.rs.handshakes()
 	idle, err := r.begin(ctx, "")
 	if err != nil {
 		return err
+	}
+	if r.TLS {
+		report.TLS = &Handshakes{WarmUp: r.rs.handshakes().Handshakes - before.Handshakes}
 	}
 	report.setIdle(idle)
 	return r.phase(ctx, report)
@@ -198,6 +208,7 @@ type sample struct {
 	machine time.Duration // and of everything on the machine
 	commits int64
 	pushes  [3]int64
+	shaken  Handshakes
 }
 
 func (r *run) sample(ctx context.Context) (s sample, err error) {
@@ -215,6 +226,7 @@ func (r *run) sample(ctx context.Context) (s sample, err error) {
 	for kind := range s.pushes {
 		s.pushes[kind] = r.rs.sum(behaviour(kind), func(r *receiver) *atomic.Int64 { return &r.pushes })
 	}
+	s.shaken = r.rs.handshakes()
 	s.commits, err = r.server.commits(ctx)
 	return s, err
 }

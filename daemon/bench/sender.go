@@ -28,10 +28,11 @@ type bareSender struct {
 }
 
 // newBareSender prepares to push the payload to the targets, so many records in a push and with so many attempts at
-// once for each.
-func newBareSender(targets []string, concurrency, records int, data []byte) (*bareSender, error) {
+// once for each. Authorities are trusted as by egress.Options.
+func newBareSender(targets []string, caFile string, concurrency, records int, data []byte) (*bareSender, error) {
 	way, err := egress.New(egress.Options{
 		AllowNetworks:       []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		CAFile:              caFile,
 		MaxIdleConnsPerHost: concurrency,
 	})
 	if err != nil {

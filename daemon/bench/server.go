@@ -113,10 +113,11 @@ func (c *Command) settings(dir, addr, token string) []string {
 		"admin_token: " + token,
 		"egress:",
 		"  allow_networks: [127.0.0.0/8]",
-		"log:",
-		"  level: warn",
-		"shutdown_timeout: 2s",
 	}
+	if file := c.caFile(dir); file != "" {
+		lines = append(lines, "  ca_file: "+strconv.Quote(file))
+	}
+	lines = append(lines, "log:", "  level: warn", "shutdown_timeout: 2s")
 	const defaultPayload, defaultBody, overhead = 1 << 20, 16 << 20, 256
 	if body := int64(c.Batch) * int64(c.Size+overhead); c.Size > defaultPayload || body > defaultBody {
 		lines = append(lines, "limits:",

@@ -3,6 +3,8 @@ package bench
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +28,7 @@ type standIn struct {
 	Config string `required:""`
 
 	fault  string
+	client *http.Client
 	events atomic.Int64
 	pushes atomic.Int64
 	wg     sync.WaitGroup
@@ -80,6 +83,7 @@ func (s *standIn) Run(ctx context.Context) error {
 		AdminToken string `yaml:"admin_token"`
 		Egress     struct {
 			AllowNetworks []string `yaml:"allow_networks"`
+			CAFile        string   `yaml:"ca_file"`
 		}
 		Log             struct{ Level string }
 		Limits          map[string]int64
@@ -98,6 +102,12 @@ func (s *standIn) Run(ctx context.Context) error {
 	for part := range strings.SplitSeq(config.DataDir, string(os.PathSeparator)) {
 		if fault, ok := strings.CutPrefix(part, faultPrefix); ok {
 			s.fault = fault
+		}
+	}
+	s.client = http.DefaultClient
+	if file := config.Egress.CAFile; file != "" {
+		if s.client, err = trusting(file); err != nil {
+			return err
 		}
 	}
 	if s.fault == "start" {
@@ -139,6 +149,22 @@ func (s *standIn) Run(ctx context.Context) error {
 	// Ending takes its time, as the daemon's does; what is left tells that it was given.
 	time.Sleep(100 * time.Millisecond)
 	return os.WriteFile(filepath.Join(config.DataDir, "ended"), nil, 0o600)
+}
+
+// trusting returns a client that trusts the authority in a file, and keeps sessions.
+func trusting(file string) (*http.Client, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, errors.New("no certificate in the file of authorities")
+	}
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig:   &tls.Config{RootCAs: roots, ClientSessionCache: tls.NewLRUClientSessionCache(0)},
+		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64,
+	}}, nil
 }
 
 func (s *standIn) routes(ctx context.Context) *http.ServeMux {
@@ -415,9 +441,12 @@ func (s *standIn) push(ctx context.Context, t *target, events []*standInEvent, n
 	req.Header.Set("webhook-id", id)
 	req.Header.Set("webhook-timestamp", fmt.Sprint(now.Unix()))
 	req.Header.Set("webhook-signature", signature)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := s.client.Do(req)
 	if err != nil {
 		return
+	}
+	if s.fault == "reconnect" {
+		defer s.client.CloseIdleConnections()
 	}
 	_, _ = io.Copy(io.Discard, resp.Body)
 	_ = resp.Body.Close()
