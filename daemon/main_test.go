@@ -44,7 +44,7 @@ func serveChild(path string) int {
 	return daemon.ExitFailed
 }
 
-// child is a daemon in a process of its own.
+// child is a process of its own: a daemon, or a receiver.
 type child struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -85,8 +85,15 @@ func configFile(t *testing.T, dir, address string, settings ...string) string {
 // spawn starts a child without waiting for anything.
 func spawn(t *testing.T, config string, environ ...string) *child {
 	t.Helper()
-	c := &child{t: t, out: &output{}, cmd: exec.Command(os.Args[0])}
-	c.cmd.Env = append(append(os.Environ(), serveVariable+"="+config), environ...)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(append(os.Environ(), serveVariable+"="+config), environ...)
+	return launch(t, "the daemon", cmd)
+}
+
+// launch starts a process that is killed at the end of the test, if it is still there.
+func launch(t *testing.T, what string, cmd *exec.Cmd) *child {
+	t.Helper()
+	c := &child{t: t, out: &output{}, cmd: cmd}
 	c.cmd.Stdout, c.cmd.Stderr = c.out, c.out
 	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -96,7 +103,7 @@ func spawn(t *testing.T, config string, environ ...string) *child {
 		_ = c.cmd.Process.Kill()
 		_ = c.wait()
 		if t.Failed() {
-			t.Logf("the daemon printed:\n%s", tail(c.out.String(), 4000))
+			t.Logf("%s printed:\n%s", what, tail(c.out.String(), 4000))
 		}
 	})
 	return c
