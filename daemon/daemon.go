@@ -234,7 +234,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 		return &ExitError{ExitUsage, err}
 	}
 	d.api, err = api.New(api.Options{
-		Store: d.store, Queue: nudging{d.queue, d.dispatcher.Nudge}, Settings: settings, Version: d.o.Version,
+		Store: d.store, Queue: nudging{d.queue, d.dispatcher.Nudge, d.dispatcher.Replayed}, Settings: settings, Version: d.o.Version,
 		CheckURL: way.CheckURL, Certificates: d.identity.Chain,
 		Changed: func(id store.SubscriptionID) {
 			d.dispatcher.Changed(queue.Lane(id))

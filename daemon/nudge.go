@@ -7,11 +7,12 @@ import (
 	"herald/queue"
 )
 
-// nudging is the queue as the API sees it: who retries a delivery by hand, or asks for a test push, wants to see an attempt
-// now, not when the receiver's rest is over, the next probe of its circuit breaker is due, or a batch is full.
+// nudging is the queue as the API sees it: who retries a delivery by hand, asks for a test push or starts a replay wants to see
+// an attempt now, not when the receiver's rest is over, the next probe of its circuit breaker is due, or a batch is full.
 type nudging struct {
 	queue.Queue
-	nudge func(queue.Lane)
+	nudge    func(queue.Lane)
+	replayed func()
 }
 
 // Accept implements queue.Queue.
@@ -41,4 +42,13 @@ func (n nudging) RetryDead(ctx context.Context, lane queue.Lane, s queue.DeadSel
 		n.nudge(lane)
 	}
 	return count, err
+}
+
+// StartReplay implements queue.Queue.
+func (n nudging) StartReplay(ctx context.Context, r queue.Replay) (queue.Replay, error) {
+	made, err := n.Queue.StartReplay(ctx, r)
+	if err == nil {
+		n.replayed()
+	}
+	return made, err
 }

@@ -200,6 +200,19 @@ func (s *Subscription) wantsEvents() bool {
 	return s.State != StatePending && (s.State != StateDisabled || !s.Discarding)
 }
 
+// Selects returns a function that says whether an event of this type, on this resource, with this data is one that the
+// subscription wants, by its selection as it is now and whatever its state, as Matcher.Select does for all. The function is not
+// safe for concurrent use.
+func (s *Subscription) Selects() func(eventType, resource string, data []byte) bool {
+	var m Matcher
+	m.Replace(nil, &Subscription{ID: s.ID, AccountID: s.AccountID, State: StateActive, Resource: s.Resource, Events: s.Events, Filter: s.Filter})
+	var ids []SubscriptionID
+	return func(eventType, resource string, data []byte) bool {
+		ids, _ = m.Select(s.AccountID, eventType, resource, data, ids[:0])
+		return len(ids) > 0
+	}
+}
+
 func compareIDs(a, b SubscriptionID) int { return bytes.Compare(a[:], b[:]) }
 
 // keysOf returns the keys of a subscription.

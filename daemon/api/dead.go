@@ -2,15 +2,13 @@ package api
 
 import (
 	"net/http"
-	"net/url"
-	"strconv"
 	"time"
 
 	"herald/queue"
 	"herald/store"
 )
 
-// deadMembers are what POST /subscriptions/{id}/retry takes, each in the query or in the body.
+// deadMembers are what POST /subscriptions/{id}/retry takes, each in the query, in a form or in a JSON object.
 func deadMembers() []string { return []string{"reason", "type", "since", "until", "rate", "dryRun"} }
 
 type retriedView struct {
@@ -53,78 +51,12 @@ func (a *API) retrySubscription(c *call) error {
 	return c.answer(http.StatusAccepted, v)
 }
 
-// deadInput reads members that are in the query or in the body.
-type deadInput struct {
-	*fields
-	query url.Values
-}
-
-// text takes a member that is text in both places.
-func (in deadInput) text(name string) (string, bool) {
-	s, is := in.fields.text(name)
-	if in.inQuery(name, is) {
-		return in.query.Get(name), true
-	}
-	return s, is == given
-}
-
-// moment takes a time.
-func (in deadInput) moment(name string) time.Time {
-	t, is := in.fields.moment(name)
-	if !in.inQuery(name, is) {
-		return t
-	}
-	t, err := parseTime(in.query.Get(name))
-	if err != nil {
-		in.fault(name, "%s", err.Error())
-	}
-	return t
-}
-
-// rate takes a number a second.
-func (in deadInput) rate(name string) float64 {
-	v, is := in.number(name, minRate, maxRate)
-	if !in.inQuery(name, is) {
-		return v
-	}
-	v, err := parseNumber(in.query.Get(name), minRate, maxRate)
-	if err != nil {
-		in.fault(name, "%s", err.Error())
-	}
-	return v
-}
-
-// flag takes true or false.
-func (in deadInput) flag(name string) bool {
-	v, is := in.boolean(name)
-	if !in.inQuery(name, is) {
-		return v
-	}
-	s := in.query.Get(name)
-	if s != strconv.FormatBool(true) && s != strconv.FormatBool(false) {
-		in.fault(name, "must be true or false")
-	}
-	return s == strconv.FormatBool(true)
-}
-
-// inQuery says whether the query has the member, which the body must not have then.
-func (in deadInput) inQuery(name string, is presence) bool {
-	if !in.query.Has(name) {
-		return false
-	}
-	if is != absent {
-		in.fault(name, "is in the query and in the body; give it once")
-	}
-	return true
-}
-
 func (c *call) deadSelection() (queue.DeadSelection, error) {
 	var fs faults
-	body, err := c.readOptional(&fs)
+	in, err := c.readAnywhere(&fs)
 	if err != nil {
 		return queue.DeadSelection{}, err
 	}
-	in := deadInput{body, c.r.URL.Query()}
 	var s queue.DeadSelection
 	if reason, ok := in.text("reason"); ok {
 		s.Reason = reason

@@ -61,6 +61,9 @@ func TestRetryingTheDead(t *testing.T) {
 			t.Errorf("%s %s: %d %s, asked for %+v", x.query, x.body, w.Code, w.Body, b.queue.selections)
 		}
 	}
+	if w := b.request(http.MethodPost, path+"/retry", "sub", "dryRun=true&reason=exhausted", "Content-Type", "application/x-www-form-urlencoded"); w.Code != 200 || w.Body.String() != `{"count":1}` {
+		t.Errorf("a form: %d %s", w.Code, w.Body)
+	}
 	b.queue.setFail(queue.ErrGone)
 	wantProblem(t, b.request(http.MethodPost, path+"/retry", "sub", ""), 409)
 	b.queue.setFail(errors.New("disk on fire"))
@@ -145,7 +148,7 @@ func TestRetryingTheDeadRefusals(t *testing.T) {
 			t.Errorf("%s %s: the fault is of %q, want %q: %+v", x.query, x.body, firstField(p), x.field, p)
 		}
 	}
-	wantProblem(t, b.request(http.MethodPost, path+"/retry", "sub", "dryRun=true", "Content-Type", "application/x-www-form-urlencoded"), 415)
+	wantProblem(t, b.request(http.MethodPost, path+"/retry", "sub", "dryRun=true", "Content-Type", "text/plain"), 415)
 	wantProblem(t, b.request(http.MethodPost, path+"/retry", "sub", `{"dryRun":tru}`), 400, "position")
 	p := wantProblem(t, b.request(http.MethodPost, path+"/retry?rate=0&reason=x", "sub", `{"type":"","since":1}`), 400, "4 fields")
 	if len(p.Errors) != 4 || len(b.queue.selections) != 0 || b.queue.deliveries[0].State != queue.StateDead {

@@ -15,18 +15,8 @@ import (
 
 // readOptional reads the members of a body that may be left out: JSON, or nothing, which has no members.
 func (c *call) readOptional(fs *faults) (*fields, error) {
-	nothing := object(&node{kind: jsontext.KindBeginObject}, "", fs)
-	if c.r.ContentLength == 0 {
-		return nothing, nil
-	}
-	if err := c.fill(); err != nil {
-		return nil, err
-	}
-	if len(bytes.TrimSpace(c.body.Bytes())) == 0 {
-		return nothing, nil
-	}
-	if _, err := c.mediaType([]string{typeJSON}); err != nil {
-		return nil, err
+	if t, err := c.readSome(typeJSON); t == "" || err != nil {
+		return nothing(fs), err
 	}
 	n, err := c.parse()
 	if err != nil {
@@ -34,6 +24,24 @@ func (c *call) readOptional(fs *faults) (*fields, error) {
 	}
 	return object(n, "", fs), nil
 }
+
+// readSome reads a body that may be left out, into c.body, and returns its media type, which must be one of those given; "" when
+// there is none.
+func (c *call) readSome(types ...string) (string, error) {
+	if c.r.ContentLength == 0 {
+		return "", nil
+	}
+	if err := c.fill(); err != nil {
+		return "", err
+	}
+	if len(bytes.TrimSpace(c.body.Bytes())) == 0 {
+		return "", nil
+	}
+	return c.mediaType(types)
+}
+
+// nothing is an object without members.
+func nothing(fs *faults) *fields { return object(&node{kind: jsontext.KindBeginObject}, "", fs) }
 
 // refuseBody lets a call without input pass only when it has no body, or an empty object.
 func (c *call) refuseBody() error {

@@ -383,6 +383,7 @@ type memQueue struct {
 	retried    []queue.DeliveryID
 	selections []queue.DeadSelection
 	laneStats  queue.LaneStats
+	replays    []queue.Replay
 }
 
 func newMemQueue() *memQueue {
@@ -640,3 +641,58 @@ func (q *memQueue) Healthy() error {
 	return q.unhealthy
 }
 func (q *memQueue) Check(context.Context) error { return nil }
+
+func (q *memQueue) StartReplay(_ context.Context, r queue.Replay) (queue.Replay, error) {
+	unlock, err := q.lock()
+	if err != nil {
+		return queue.Replay{}, err
+	}
+	defer unlock()
+	if len(q.replays) == queue.MaxReplays {
+		return queue.Replay{}, queue.ErrTooMany
+	}
+	r.ID, r.State, r.CreatedAt = queue.ReplayID{15: byte(len(q.replays) + 1)}, queue.ReplayRunning, testNow
+	q.replays = append(q.replays, r)
+	return r, nil
+}
+
+func (q *memQueue) CountReplay(_ context.Context, r queue.Replay, match func(*queue.Event) bool) (int, error) {
+	unlock, err := q.lock()
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	n := 0
+	for _, ev := range q.events {
+		if ev.AccountID == r.AccountID && match(ev) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+func (q *memQueue) AdvanceReplay(context.Context, queue.Lane, queue.ReplayStep) (queue.Replay, int, error) {
+	return queue.Replay{}, 0, queue.ErrNotFound
+}
+
+func (q *memQueue) CancelReplay(_ context.Context, _ queue.Lane, id queue.ReplayID) error {
+	unlock, err := q.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for i := range q.replays {
+		if q.replays[i].ID == id {
+			q.replays[i].State, q.replays[i].EndedAt = queue.ReplayCancelled, testNow
+		}
+	}
+	return nil
+}
+
+func (q *memQueue) Replays(queue.Lane) []queue.Replay {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.replays)
+}
+
+func (q *memQueue) Replaying() []queue.Lane { return nil }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -20,21 +21,22 @@ const storePage = 500
 // checkQuery refuses what the endpoint does not know, so that a mistyped parameter is not taken for
 // a filter that found everything.
 func (c *call) checkQuery() error {
-	known := c.endpoint.query
 	values, err := url.ParseQuery(c.r.URL.RawQuery)
 	if err != nil {
 		return newProblem(badRequest, "the query cannot be read: parameters are joined by '&', and '%%' begins an escape of two digits")
 	}
 	var fs faults
-	names := make([]string, 0, len(values))
-	for name := range values {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	checkValues(values, c.endpoint.query, "this call takes no query parameters", &fs)
+	return fs.err()
+}
+
+// checkValues refuses names that are not known, and those that are there more than once or without a value; none is what to say where
+// no name is known.
+func checkValues(values url.Values, known []string, none string, fs *faults) {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
 		switch {
 		case !slices.Contains(known, name) && len(known) == 0:
-			fs.add(name, "is not known; this call takes no query parameters")
+			fs.add(name, "is not known; %s", none)
 		case !slices.Contains(known, name):
 			fs.add(name, "is not known; known are %s", strings.Join(known, ", "))
 		case len(values[name]) > 1:
@@ -43,7 +45,6 @@ func (c *call) checkQuery() error {
 			fs.add(name, "is empty; leave it out, or give it a value")
 		}
 	}
-	return fs.err()
 }
 
 // limit reads ?limit=; without it the list has the default, 0 meaning all.

@@ -101,6 +101,14 @@ func (a *API) routes() []route {
 		{"/subscriptions/{subscription}/retry", []*endpoint{
 			{method: post, scopes: subscribe, query: deadMembers(), reads: true, do: a.retrySubscription},
 		}},
+		{"/subscriptions/{subscription}/replay", []*endpoint{
+			{method: post, scopes: subscribe, query: replayMembers(), reads: true, do: a.replaySubscription},
+		}},
+		{"/subscriptions/{subscription}/replays", []*endpoint{{method: get, scopes: subscribe, query: page, do: a.listReplays}}},
+		{"/subscriptions/{subscription}/replays/{replay}", []*endpoint{
+			{method: get, scopes: subscribe, do: a.readReplay},
+			{method: del, scopes: subscribe, do: a.cancelReplay},
+		}},
 		{"/certificates/default", []*endpoint{{method: get, open: true, do: a.readCertificates}}},
 		{"/events", []*endpoint{
 			{method: get, scopes: read, query: page, do: a.listEvents},

@@ -1,14 +1,12 @@
 package api
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"mime"
 	"mime/multipart"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"herald/queue"
@@ -211,17 +209,8 @@ func (c *call) readSignature() (string, error) {
 
 // signatureInBody reads the body, if there is one; "" means that it holds no signature.
 func (c *call) signatureInBody() (string, error) {
-	if c.r.ContentLength == 0 {
-		return "", nil
-	}
-	if err := c.fill(); err != nil {
-		return "", err
-	}
-	if len(bytes.TrimSpace(c.body.Bytes())) == 0 {
-		return "", nil
-	}
-	got, err := c.mediaType([]string{typeJSON, typeForm, typeMultipart})
-	if err != nil {
+	got, err := c.readSome(typeJSON, typeForm, typeMultipart)
+	if got == "" || err != nil {
 		return "", err
 	}
 	var fs faults
@@ -243,19 +232,7 @@ func (c *call) signatureInBody() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	names := make([]string, 0, len(form))
-	for name := range form {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		switch {
-		case name != signatureName && name != recordURLName:
-			fs.add(name, "is not known; known are %s, %s", signatureName, recordURLName)
-		case len(form[name]) > 1:
-			fs.add(name, "is there %d times; give it once", len(form[name]))
-		}
-	}
+	checkValues(form, []string{signatureName, recordURLName}, "", &fs)
 	return form.Get(signatureName), fs.err()
 }
 

@@ -30,7 +30,7 @@ func batchID(c *queue.Claim) string {
 // push is the request that a claim makes. A subscription that takes several records gets the form of many,
 // and its id, also with one.
 func push(sub *store.Subscription, c *queue.Claim) queue.Push {
-	p := queue.Push{Attempt: c.Attempt, Events: make([]*queue.Event, len(c.Deliveries))}
+	p := queue.Push{Attempt: c.Attempt, Replay: c.Replay, Events: make([]*queue.Event, len(c.Deliveries))}
 	for i := range c.Deliveries {
 		p.Events[i] = c.Deliveries[i].Event
 	}

@@ -95,7 +95,7 @@ type Dispatcher struct {
 	publish func(ctx context.Context, accountID, eventType string, at time.Time, id string, data []byte) error
 	epoch   time.Time // when the clock began
 
-	storeRead, storeWrite, laneDrop, healthWrite, noticeWrite, noticeDrop complaint
+	storeRead, storeWrite, laneDrop, healthWrite, noticeWrite, noticeDrop, replayWrite complaint
 
 	// admitted, set by tests only, is called with mu held for each attempt that starts.
 	admitted func(*store.Subscription)
@@ -122,6 +122,7 @@ type Dispatcher struct {
 	readable    chan struct{}
 	unswept     []sweeping
 	sweepable   chan struct{}
+	replayable  chan struct{}
 	unstored    []*lane
 	keep        chan struct{}
 	keepNow     chan struct{}
@@ -179,7 +180,7 @@ func New(o Options) (*Dispatcher, error) {
 		queue: o.Queue, store: o.Store, sender: o.Sender, workers: o.Workers, grace: o.Grace,
 		log: o.Logger, rand: o.Rand, publish: o.Publish, epoch: time.Now(),
 		lanes: make(map[queue.Lane]*lane), free: make(chan struct{}, 1),
-		alarmed: make(chan struct{}, 1), readable: make(chan struct{}, 1), sweepable: make(chan struct{}, 1),
+		alarmed: make(chan struct{}, 1), readable: make(chan struct{}, 1), sweepable: make(chan struct{}, 1), replayable: make(chan struct{}, 1),
 		keep: make(chan struct{}, 1), keepNow: make(chan struct{}, 1), noticed: make(chan struct{}, 1), saveDelay: saveDelay,
 	}
 	d.defaults.Store(policy)
@@ -224,7 +225,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	claimCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	var beside sync.WaitGroup
-	for _, run := range []func(context.Context){d.trim, d.ring, d.read, d.sweep, d.scan} {
+	for _, run := range []func(context.Context){d.trim, d.ring, d.read, d.sweep, d.scan, d.replay} {
 		beside.Go(func() { run(claimCtx) })
 	}
 	// These two have something to write down when the last attempt has ended.

@@ -547,3 +547,5 @@ func (c *calls) times() []time.Duration {
 	defer c.mu.Unlock()
 	return slices.Clone(c.at)
 }
+
+func (q *fakeQueue) Replaying() []queue.Lane { return nil }

@@ -224,6 +224,7 @@ func (d *Dispatcher) Changed(id queue.Lane) {
 	if l == nil {
 		d.queue.Wake(id)
 	}
+	rouse(d.replayable)
 }
 
 // Nudge tells the dispatcher that a person wants to see a push to the subscription now, as after

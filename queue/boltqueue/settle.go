@@ -135,6 +135,7 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 			return err
 		}
 	}
+	before := f
 	if s.attempt != nil {
 		f.attempts++
 		st.log = append(st.log, entry{s.key.seq, s.key.lane, trimAttempt(*s.attempt, f.attempts)})
@@ -149,6 +150,11 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 			return nil // an unset bit says discarded
 		}
 		f.state, f.reason = fateDiscarded, reason
+		if was, undone := before.undone(st.nowMs); undone {
+			f.state, f.reason = was.state, was.reason
+		} else if before.state.ended() {
+			f.state, f.reason = before.state, before.reason
+		}
 	case s.state == queue.StateDead:
 		f.state, f.reason = fateDead, s.reason
 	case s.state == queue.StateDiscarded:
@@ -232,6 +238,10 @@ func (q *Queue) finish(st *stage, s *settlement) {
 	if s.retried {
 		l.addRetrying(q, -1)
 		l.recount(s.old, f)
+	}
+	if s.old.state == fateDead {
+		l.dead--
+		q.dead--
 	}
 	if f.state == fateRetrying {
 		l.addRetrying(q, 1)

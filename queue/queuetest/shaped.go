@@ -293,6 +293,8 @@ func (w *world) settled(s *queue.Settlement, c queue.Claim, x *item) {
 	switch {
 	case s.State == queue.StateDelivered:
 		x.state, x.replay = queue.StateDelivered, false
+	case doomed && x.waitsReplay() && x.was != "" && x.was != queue.StateRetrying:
+		x.undo()
 	case doomed:
 		x.state, x.replay = queue.StateDiscarded, false
 	case s.State == queue.StatePending:

@@ -74,6 +74,9 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 	h["User-Agent"] = v[2:3:3]
 	h["Herald-Attempt"] = v[3:4:4]
 	h["Herald-Subscription"] = v[4:5:5]
+	if p.Replay {
+		h["Herald-Replay"] = replayed
+	}
 	if method != http.MethodGet {
 		h["Content-Type"] = v[5:6:6]
 	}
@@ -101,6 +104,9 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 	}
 	return r, nil
 }
+
+// replayed is the value of Herald-Replay, shared because nothing changes it.
+var replayed = []string{"true"}
 
 // authenticate puts the credentials of the subscription where they belong. value is a slice of one, for
 // the header's value.

@@ -1,0 +1,173 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"herald/queue"
+	"herald/store"
+)
+
+const (
+	// replayAhead is how many pushes of a lane a replay may have made due that were not tried yet, and replayRecords how many
+	// deliveries when a push carries several. It is what a cancelled replay has to take back, and what waits before a
+	// scheduled retry at most.
+	replayAhead   = 64
+	replayRecords = 1000
+	// A replay is looked at again after as long as half of that takes at its rate, between replayMin and replayMax, and
+	// less and less often while nothing of it is taken.
+	replayMin = 10 * time.Millisecond
+	replayMax = time.Second
+	// replaysAtOnce is how many replays wait for the disk together, so that they share its commits.
+	replaysAtOnce = 32
+)
+
+// replaying is the pace of the replay of one lane.
+type replaying struct {
+	id queue.ReplayID
+	// due is when its next delivery becomes due, again when it is looked at again, and idle how long before that nothing of it
+	// was taken.
+	due, again time.Time
+	idle       time.Duration
+}
+
+// Replayed tells the dispatcher that a replay was started. It does not block.
+func (d *Dispatcher) Replayed() { rouse(d.replayable) }
+
+// replay is the replayer: it makes the deliveries of replays due, a little ahead of when they go out, at their rate. It ends with
+// ctx.
+func (d *Dispatcher) replay(ctx context.Context) {
+	known := make(map[queue.Lane]*replaying)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-d.replayable:
+			for _, p := range known {
+				p.again = time.Time{}
+			}
+		}
+		lanes := d.queue.Replaying()
+		for id := range known {
+			if !slices.Contains(lanes, id) {
+				delete(known, id)
+			}
+		}
+		now := time.Now()
+		var wg sync.WaitGroup
+		places := make(chan struct{}, replaysAtOnce)
+		for _, id := range lanes {
+			p := known[id]
+			if p == nil {
+				p = &replaying{}
+				known[id] = p
+			}
+			if p.again.After(now) {
+				continue
+			}
+			places <- struct{}{}
+			wg.Go(func() {
+				p.again = time.Now().Add(d.advance(ctx, id, p))
+				<-places
+			})
+		}
+		wg.Wait()
+		next := now.Add(time.Hour)
+		for _, p := range known {
+			if p.again.Before(next) {
+				next = p.again
+			}
+		}
+		timer.Reset(max(time.Until(next), 0))
+	}
+}
+
+// advance takes a replay as far as it may go now, and returns when to look at it again.
+func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) time.Duration {
+	sub, err := d.store.Subscription(ctx, store.SubscriptionID(id))
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		if err := d.queue.DropLane(ctx, id); err != nil && ctx.Err() == nil {
+			d.laneDrop.failed(d.log, "drop deliveries", err)
+		}
+		return storeDelay
+	case err != nil:
+		if ctx.Err() == nil {
+			d.storeRead.failed(d.log, "read subscription", err)
+		}
+		return storeDelay
+	case sub.State != store.StateActive:
+		return replayMax // Changed says when to look before that
+	}
+	replays := d.queue.Replays(id)
+	i := slices.IndexFunc(replays, func(r queue.Replay) bool { return r.State == queue.ReplayRunning })
+	if i < 0 {
+		return 0
+	}
+	r := &replays[i]
+	now := time.Now()
+	every := time.Duration(float64(time.Second) / r.Rate)
+	waiting := int(d.queue.LaneStats(id).Replayed)
+	if p.id != r.ID {
+		// What was made due before a restart, or by the one before, goes at its time.
+		p.id, p.due = r.ID, now.Add(time.Duration(waiting)*every)
+	}
+	if p.due.Before(now) {
+		p.due = now
+	}
+	records := d.recordsOf(id, sub)
+	ahead := max(replayAhead, min(replayAhead*records, replayRecords))
+	pause := min(max(time.Duration(float64(ahead)/2/r.Rate*float64(time.Second)), replayMin), replayMax)
+	limit := ahead - waiting
+	if soon := pause - p.due.Sub(now); soon >= 0 {
+		limit = min(limit, 1+int(soon.Seconds()*r.Rate))
+	} else {
+		return -soon
+	}
+	if limit <= 0 {
+		p.idle = min(max(2*p.idle, pause), replayMax)
+		return p.idle
+	}
+	p.idle = 0
+	selects := sub.Selects()
+	after, n, err := d.queue.AdvanceReplay(ctx, id, queue.ReplayStep{
+		Match: func(ev *queue.Event) bool { return selects(ev.Type, ev.Resource, ev.Data) },
+		Limit: limit, Records: records, Bytes: maxBatchBytes, Due: p.due, Every: every,
+	})
+	switch {
+	case errors.Is(err, queue.ErrNotFound), ctx.Err() != nil:
+		return 0
+	case err != nil:
+		d.replayWrite.failed(d.log, "replay events", err)
+		return storeDelay
+	}
+	d.replayWrite.worked(d.log, "replay events")
+	p.due = p.due.Add(time.Duration(n) * every)
+	if after.State == queue.ReplayDone {
+		d.log.Info("replay done", slog.String("subscription", sub.ID.String()), slog.String("replay", after.ID.String()),
+			slog.Int64("deliveries", after.Deliveries))
+		return 0
+	}
+	if n == 0 && after.Reached.After(r.Reached) {
+		return 0 // there was nothing for it in what was looked at
+	}
+	return max(time.Until(p.due)-pause/2, 0)
+}
+
+// recordsOf is how many records a push to the subscription carries at most.
+func (d *Dispatcher) recordsOf(id queue.Lane, sub *store.Subscription) int {
+	records := max(sub.NumberOfRecords, 1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l := d.lanes[id]; l != nil && l.most > 0 {
+		records = min(records, l.most)
+	}
+	return records
+}
