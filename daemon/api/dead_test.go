@@ -61,6 +61,7 @@ func TestRetryingTheDead(t *testing.T) {
 			t.Errorf("%s %s: %d %s, asked for %+v", x.query, x.body, w.Code, w.Body, b.queue.selections)
 		}
 	}
+	b.lose(queue.StateDead, queue.ReasonExhausted, "task.create")
 	if w := b.request(http.MethodPost, path+"/retry", "sub", "dryRun=true&reason=exhausted", "Content-Type", "application/x-www-form-urlencoded"); w.Code != 200 || w.Body.String() != `{"count":1}` {
 		t.Errorf("a form: %d %s", w.Code, w.Body)
 	}
