@@ -216,7 +216,8 @@ type Order uint8
 
 // The orders. A delivery is unfinished until it is delivered, dead or discarded; the order holds for first attempts
 // and scheduled retries. One made due by hand goes when it is due and nothing of its key is leased, and until then keeps
-// nothing waiting.
+// nothing waiting. So does what a replay made due until it is finished, but among themselves replayed deliveries keep the order; and
+// what only a replay has made a delivery of.
 const (
 	// OrderNone: first attempts in order of acceptance, as many at once as there is room for.
 	OrderNone Order = iota

@@ -155,10 +155,13 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 			slog.Int64("deliveries", after.Deliveries))
 		return 0
 	}
-	if n == 0 && after.Reached.After(r.Reached) {
+	switch {
+	case n > 0:
+		return max(time.Until(p.due)-pause/2, replayMin)
+	case after.Reached.After(r.Reached):
 		return 0 // there was nothing for it in what was looked at
 	}
-	return max(time.Until(p.due)-pause/2, 0)
+	return pause // all is due, and some of it was not tried yet
 }
 
 // recordsOf is how many records a push to the subscription carries at most.

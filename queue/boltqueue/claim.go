@@ -36,6 +36,7 @@ type lease struct {
 	released bool   // delivered, and its key given to the next, though the disk does not know of it yet
 	byHand   bool   // of a retry: it was made due by hand, or by a replay
 	replay   bool   // of a retry: it was made due by a replay, and has not arrived since
+	extra    bool   // of a retry: its event does not name the lane
 	batch    uint64 // the first event of the batch it was retried in, 0 for none
 }
 
@@ -355,7 +356,7 @@ func (q *Queue) leaseRest(p *pick) bool {
 		switch {
 		case taken && i < p.from+p.leased:
 			le.attempts, le.retries, le.batch = x.lease.attempts, x.lease.retries, x.lease.batch
-			le.byHand, le.replay = x.lease.byHand, x.lease.replay
+			le.byHand, le.replay, le.extra = x.lease.byHand, x.lease.replay, x.lease.extra
 			q.leases[key] = le
 		case taken:
 			continue // made due on its own meanwhile, and already under way
@@ -477,7 +478,7 @@ func (q *Queue) readRetry(tx *bolt.Tx, p *pick) error {
 		return nil
 	}
 	first.lease.attempts, first.lease.retries, first.lease.batch = int32(f.attempts), int32(f.retries), f.batch
-	first.lease.byHand, first.lease.replay = f.byHand, f.replay
+	first.lease.byHand, first.lease.replay, first.lease.extra = f.byHand, f.replay, f.extra
 	if f.batch == 0 {
 		return nil
 	}
@@ -504,7 +505,7 @@ func (q *Queue) readRetry(tx *bolt.Tx, p *pick) error {
 			}
 		}
 		x.lease.attempts, x.lease.retries, x.lease.batch = int32(f.attempts), int32(f.retries), f.batch
-		x.lease.byHand, x.lease.replay = f.byHand, f.replay
+		x.lease.byHand, x.lease.replay, x.lease.extra = f.byHand, f.replay, f.extra
 	}
 	return nil
 }

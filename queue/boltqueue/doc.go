@@ -39,9 +39,16 @@
 //	        retries used, uv time (due, or of the end), reason (the rest). State 5 is retrying in a batch, with uv the first event of
 //	        it in place of the reason, state 6 made due by hand and not tried since, with the reason it had died for. A set bit without a fate: delivered by its one attempt. An unset bit of a dropped lane, or
 //	        of an event up to that at which its lane was given up: discarded.
-//	due     lane u32, time u64, event u64 -> empty: the order of a lane's retries; of a batch only the first stands in it.
+//	        To the state are added 16 for one made due by a replay and tried since, 32 for one made due by a replay and not tried
+//	        since, and 64 for one of an event that does not name the lane, and has no bit. With 32 the byte of the state
+//	        before the replay, 0 for none, stands before the reason or the batch, and the reason it had then behind it.
+//	due     lane u32, time u64, event u64 -> empty, or 1 for one made due by a replay and not tried since: the order of a lane's
+//	        retries; of a batch only the first stands in it.
 //	batch   event u64, lane u32 -> version, uv count, and the other events of the batch that event begins, each as uv difference
 //	        to the one before.
+//	replay  lane u32, 16 bytes of id -> version, state (0 running, 1 done, 2 cancelled), 1 if only what failed is meant, text
+//	        account, v since, v until, 8 bytes of the rate (IEEE 754), uv creation, uv end, uv acceptance of the last event looked
+//	        at, uv deliveries, uv the newest event meant, uv the next event to be looked at.
 //	died    lane u32, time u64, event u64 -> empty: the order in which a lane's deliveries died, and of all ends
 //	        whose event's segment is gone.
 //	att     segment u64 -> bucket of attempt blocks: commit u64 -> block. The inner sequence is the time of its last

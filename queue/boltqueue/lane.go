@@ -355,7 +355,7 @@ func (q *Queue) waitFor(l *lane, seq uint64, due int64, le lease, batch uint64) 
 	case batch != 0 && batch != seq && l.ord.batch[batch] != nil:
 		l.ord.join(l.ord.batch[batch], seq, key)
 	default:
-		g := &group{due: due, seqs: []uint64{seq}, keys: []uint64{key}, loose: le.byHand || le.replay, replay: le.replay}
+		g := &group{due: due, seqs: []uint64{seq}, keys: []uint64{key}, loose: le.byHand || le.replay || le.extra, replay: le.replay}
 		l.ord.wait(g)
 		if batch == seq {
 			l.ord.batch[seq] = g

@@ -143,7 +143,7 @@ func (p *retryPage) members(tx *bolt.Tx, reader *eventReader, g *group) error {
 	if err != nil || !ok {
 		return fmt.Errorf("delivery %d/%d: %w", first.seq, first.lane, orDamaged(err))
 	}
-	g.loose, g.replay = f.byHand || f.replay, f.replay
+	g.loose, g.replay = f.byHand || f.replay || f.extra, f.replay
 	if f.batch == first.seq {
 		rest, err := readBatch(tx, first)
 		if err != nil {

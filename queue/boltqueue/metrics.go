@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"herald/queue"
 	"herald/store/boltkit"
 )
 
@@ -14,6 +15,7 @@ import (
 //	herald_queue_accepted_total          events made durable
 //	herald_queue_settled_total           outcomes made durable
 //	herald_queue_expired_total           deliveries that became dead because their event was over age
+//	herald_queue_replayed_total          deliveries that became due by replays
 //	herald_queue_commits_total{result}   commits: done, full (no room), failed (the last one)
 //	herald_queue_commit_seconds          time from one commit's start until it was synced
 //	herald_queue_commit_events           events per commit
@@ -23,6 +25,7 @@ import (
 //	herald_queue_retrying                deliveries that wait for another attempt
 //	herald_queue_delivering              deliveries under way
 //	herald_queue_dead                    dead deliveries
+//	herald_queue_replays                 replays that are running
 //	herald_queue_oldest_due_seconds      age of the oldest event that waits for a first attempt; 0 if none
 //	herald_queue_unsettled               outcomes not yet on disk
 //	herald_queue_file_bytes              size of the file
@@ -35,6 +38,7 @@ type metrics struct {
 	accepted prometheus.Counter
 	settled  prometheus.Counter
 	expired  prometheus.Counter
+	replayed prometheus.Counter
 	commits  *prometheus.CounterVec
 	seconds  prometheus.Histogram
 	events   prometheus.Histogram
@@ -54,6 +58,7 @@ type gauge struct {
 type moment struct {
 	file                                                   boltkit.Stats
 	events, pending, retrying, delivering, dead, unsettled int64
+	replays                                                int
 	oldest                                                 time.Time
 	full                                                   bool
 }
@@ -67,6 +72,7 @@ func newMetrics(q *Queue) *metrics {
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "accepted_total", Help: "Events made durable."}),
 		settled:  prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "settled_total", Help: "Outcomes made durable."}),
 		expired:  prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "expired_total", Help: "Deliveries that became dead because their event was over age."}),
+		replayed: prometheus.NewCounter(prometheus.CounterOpts{Name: metricPrefix + "replayed_total", Help: "Deliveries that became due by replays."}),
 		commits:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricPrefix + "commits_total", Help: "Commits by result."}, []string{"result"}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: metricPrefix + "commit_seconds", Help: "Time from the start of a commit until it was synced.",
@@ -86,6 +92,7 @@ func newMetrics(q *Queue) *metrics {
 	add("retrying", "Deliveries that wait for another attempt.", func(n *moment) float64 { return float64(n.retrying) })
 	add("delivering", "Deliveries under way.", func(n *moment) float64 { return float64(n.delivering) })
 	add("dead", "Dead deliveries.", func(n *moment) float64 { return float64(n.dead) })
+	add("replays", "Replays that are running.", func(n *moment) float64 { return float64(n.replays) })
 	add("oldest_due_seconds", "Age of the oldest event that waits for a first attempt.", func(n *moment) float64 {
 		if n.oldest.IsZero() {
 			return 0
@@ -121,6 +128,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	n.events, n.pending, n.dead, n.unsettled = q.events, q.pending, q.dead, int64(q.unsettled)
 	n.retrying, n.delivering = q.retrying-q.leasedRetries, int64(len(q.leases))
 	n.oldest = q.findOldest()
+	for _, l := range q.numbers {
+		for _, r := range l.replays {
+			if r.State == queue.ReplayRunning {
+				n.replays++
+			}
+		}
+	}
 	q.mu.Unlock()
 	for _, g := range m.gauges {
 		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(&n))
@@ -128,7 +142,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m, m.accepted, m.settled, m.expired, m.commits, m.seconds, m.events, m.outcomes}
+	return []prometheus.Collector{m, m.accepted, m.settled, m.expired, m.replayed, m.commits, m.seconds, m.events, m.outcomes}
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {

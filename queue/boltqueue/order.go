@@ -44,7 +44,8 @@ type group struct {
 	due  int64
 	seqs []uint64 // ascending
 	keys []uint64 // of each
-	// loose: made due by hand, or by a replay. It keeps nothing waiting but while it is leased.
+	// loose: made due by hand, by a replay, or of an event that was not for the lane. It keeps nothing waiting but while it is
+	// leased.
 	loose bool
 	// replay: by a replay; it keeps waiting what else replays made due.
 	replay bool

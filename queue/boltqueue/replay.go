@@ -565,6 +565,7 @@ func (p *replayPage) after(st *stage) {
 		p.q.revive(p.lane, x.key, x.old, x.now, x.order)
 		p.q.extras = p.q.extras || x.now.extra
 	}
+	p.q.metrics.replayed.Add(float64(len(p.rows)))
 	p.lane.replays = p.list
 	p.q.place(p.lane, st.nowMs)
 }

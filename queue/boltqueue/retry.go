@@ -233,7 +233,7 @@ func (q *Queue) revive(l *lane, key leaseKey, old, now fate, order keyed) {
 		l.reloadRetries() // the key was asked of another order
 		return
 	}
-	q.waitFor(l, key.seq, now.at, lease{key: order.key, byHand: now.byHand, replay: now.replay}, now.batch)
+	q.waitFor(l, key.seq, now.at, lease{key: order.key, byHand: now.byHand, replay: now.replay, extra: now.extra}, now.batch)
 }
 
 // pageRecords is how many records an operation changes in one commit.
@@ -372,8 +372,8 @@ func (r *revival) wants(tx *bolt.Tx, reader *eventReader, key leaseKey, f fate) 
 	if r.recall && (!f.byHand || f.replay) || !r.recall && f.state != fateDead || s.Reason != "" && f.reason != s.Reason {
 		return false, nil
 	}
-	if r.recall && r.q.leased(key) {
-		return false, nil
+	if r.q.leased(key) {
+		return false, nil // it is under way, also when its lane was given up meanwhile
 	}
 	if s.EventType == "" && s.Since.IsZero() && s.Until.IsZero() {
 		return true, nil

@@ -17,7 +17,7 @@ type replaying struct {
 func (i *item) waitsReplay() bool { return i.replay && i.byHand }
 
 // loose says whether the delivery keeps nothing waiting until it is leased.
-func (i *item) loose() bool { return i.byHand || i.replay }
+func (i *item) loose() bool { return i.byHand || i.replay || i.extra }
 
 // undo makes the delivery what it was before a replay made it due; false when only the replay made it.
 func (i *item) undo() bool {
@@ -87,7 +87,7 @@ func (w *world) replayable(p *replaying, seq uint64) *item {
 	case x == nil && p.Failed:
 		return nil
 	case x == nil:
-		x = &item{id: queue.DeliveryID{Seq: seq, Lane: p.Lane}, key: w.keys[seq-1]}
+		x = &item{id: queue.DeliveryID{Seq: seq, Lane: p.Lane}, key: w.keys[seq-1], extra: true}
 		w.items, w.byID[x.id] = append(w.items, x), x
 	case x.state == queue.StatePending, x.state == queue.StateDelivering, x.waitsReplay(), x.state == queue.StateDelivered && p.Failed:
 		return nil
