@@ -49,6 +49,8 @@ type Subscription struct {
 	// ValidationCallbackURL is where the validation record goes, of the same form and as secret; "" when the
 	// subscription names none.
 	ValidationCallbackURL string
+	// ValidationKind is how the receiver is asked, when it is.
+	ValidationKind ValidationKind
 	// Validation is how the handshake stands.
 	Validation Validation
 	// ExportFormat is the media type of a push.
@@ -131,8 +133,12 @@ func (s *Subscription) Clone() *Subscription {
 type Validation struct {
 	// Secret makes the signatures of validation records: 32 random bytes, made with the first.
 	Secret []byte
-	// Confirmed is what was confirmed, as scheme://host:port of the URLs that took part, joined by spaces; "" for nothing.
+	// Confirmed is what was confirmed, as Subscription.Vouched has it; "" for nothing.
 	Confirmed string
+	// Origin and AllowedRate are what was permitted with that by ValidationCloudEvents: what Herald called itself, which every push
+	// is to repeat, and the pushes a minute, 0 for no limit.
+	Origin      string
+	AllowedRate int
 	// ExpiresAt is until when the record under way can be confirmed, and is tried to be handed over; zero when none is.
 	ExpiresAt time.Time
 	// Attempts is how often it was tried, NextAt when it is tried again; zero when it arrived or is given up.

@@ -27,9 +27,13 @@ func (s *Subscription) ValidationURL() string {
 	return s.DataCallbackURL
 }
 
-// Origins is what a confirmation vouches for, in the form of Validation.Confirmed: scheme://host:port of
-// DataCallbackURL and, where it is another, that of ValidationURL. It does not change with a path or query.
-func (s *Subscription) Origins() string {
+// Vouched is what a validation of the subscription as it is now vouches for, in the form of Validation.Confirmed. For
+// ValidationConfirmation that is scheme://host:port of DataCallbackURL and, where it is another, that of ValidationURL: it does not
+// change with a path or query. For ValidationCloudEvents it is the whole DataCallbackURL, sealed.
+func (s *Subscription) Vouched() string {
+	if s.ValidationKind == ValidationCloudEvents {
+		return s.permitted()
+	}
 	data, asked := Origin(s.DataCallbackURL), Origin(s.ValidationURL())
 	if asked == data {
 		return data
@@ -51,9 +55,9 @@ func Origin(text string) string {
 	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// Validated says whether the hosts of the subscription as it is now are those that were confirmed.
+// Validated says whether what was confirmed is the subscription as it is now.
 func (s *Subscription) Validated() bool {
-	return s.Validation.Confirmed != "" && s.Validation.Confirmed == s.Origins()
+	return s.Validation.Confirmed != "" && s.Validation.Confirmed == s.Vouched()
 }
 
 // BeginValidation puts a new validation record under way, to be handed over at once. It replaces the one there was; what
@@ -79,7 +83,8 @@ func (s *Subscription) EndValidation() {
 // if it was pending; in any other state it stays as it is.
 func (s *Subscription) Confirm(now time.Time) {
 	s.EndValidation()
-	s.Validation.Confirmed = s.Origins()
+	v := &s.Validation
+	v.Confirmed, v.Origin, v.AllowedRate = s.Vouched(), "", 0
 	if s.State == StatePending {
 		s.State, s.StateReason, s.StateSince = StateActive, "", now
 	}
@@ -108,11 +113,15 @@ func (s *Subscription) validationSignature(expires int64) string {
 	return strconv.FormatInt(expires, 10) + "." + base64.RawURLEncoding.EncodeToString(s.validationMAC(expires))
 }
 
-// validationMAC binds a signature to the subscription, both its URLs and the moment it expires. Each text is
+// validationMAC binds a signature to the subscription, the kind of its validation, both its URLs and the moment it expires. Each text is
 // preceded by its length, so that no two subscriptions sign the same bytes.
 func (s *Subscription) validationMAC(expires int64) []byte {
 	m := hmac.New(sha256.New, s.Validation.Secret)
-	b := append([]byte("herald validation 1\n"), s.ID[:]...)
+	label := "herald validation 1\n"
+	if s.ValidationKind == ValidationCloudEvents { // whose signature counts in a GET too, as the other's must not
+		label = "herald permission 1\n"
+	}
+	b := append([]byte(label), s.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(expires))
 	for _, text := range []string{s.DataCallbackURL, s.ValidationURL()} {
 		b = append(binary.BigEndian.AppendUint64(b, uint64(len(text))), text...)

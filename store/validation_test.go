@@ -39,18 +39,18 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
-func TestOriginsNameBothHosts(t *testing.T) {
+func TestVouchedNamesBothHosts(t *testing.T) {
 	t.Parallel()
 	s := Subscription{DataCallbackURL: "https://a.example/x"}
-	if got := s.Origins(); got != "https://a.example:443" {
+	if got := s.Vouched(); got != "https://a.example:443" {
 		t.Errorf("without a validation URL: %q", got)
 	}
 	s.ValidationCallbackURL = "https://A.example:443/y"
-	if got := s.Origins(); got != "https://a.example:443" {
+	if got := s.Vouched(); got != "https://a.example:443" {
 		t.Errorf("with one of the same host: %q", got)
 	}
 	s.ValidationCallbackURL = "http://a.example/y"
-	if got := s.Origins(); got != "https://a.example:443 http://a.example:80" {
+	if got := s.Vouched(); got != "https://a.example:443 http://a.example:80" {
 		t.Errorf("with another scheme: %q", got)
 	}
 }

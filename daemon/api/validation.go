@@ -50,7 +50,7 @@ func (c *call) validateChange(before, next *store.Subscription, now time.Time) {
 			next.EndValidation()
 			activate(next, now)
 		}
-	case asked || next.Origins() != before.Origins():
+	case asked || next.Vouched() != before.Vouched():
 		if next.State == store.StateActive {
 			next.State, next.StateReason, next.StateSince = store.StatePending, "", now
 		}

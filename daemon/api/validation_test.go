@@ -151,7 +151,7 @@ func TestChangesAndValidation(t *testing.T) {
 				if c.unasked {
 					s.ValidationCallbackURL, s.Validation = "", store.Validation{}
 				} else if c.state != store.StatePending {
-					s.Validation.Confirmed = s.Origins()
+					s.Validation.Confirmed = s.Vouched()
 					s.EndValidation()
 				} else {
 					s.Validation.NextAt = time.Time{} // its receiver has taken it

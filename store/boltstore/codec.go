@@ -15,8 +15,9 @@ import (
 const (
 	// recordVersion is that of accounts, tokens, resources and deleted accounts.
 	recordVersion = 1
-	// subscriptionVersion is that of subscriptions. Version 1 ended before the delivery policy's second half.
-	subscriptionVersion = 2
+	// subscriptionVersion is that of subscriptions. Version 1 ended before the delivery policy's second half, version 2 before the
+	// permission of CloudEvents.
+	subscriptionVersion = 3
 )
 
 // version takes the version byte off a value, which is at most the newest given.
@@ -171,7 +172,11 @@ func clearPart(s *store.Subscription) []byte {
 	b = appendText(b, string(s.State))
 	b = appendText(b, s.StateReason)
 	b = appendTime(b, s.StateSince)
-	return appendPolicy(b, s)
+	b = appendPolicy(b, s)
+	// From here on by version 3.
+	b = appendText(b, string(s.ValidationKind))
+	b = appendText(b, s.Validation.Origin)
+	return binary.AppendVarint(b, int64(s.Validation.AllowedRate))
 }
 
 // appendPolicy writes what version 2 added.
@@ -352,6 +357,11 @@ func decodeClear(key, value []byte) (*store.Subscription, error) {
 	s.StateSince = r.time()
 	if p.version > 1 {
 		r.policy(s)
+	}
+	if p.version > 2 {
+		s.ValidationKind = store.ValidationKind(r.text())
+		s.Validation.Origin = r.text()
+		s.Validation.AllowedRate = int(r.int())
 	}
 	if err := r.end(); err != nil {
 		return nil, decodeError("subscription", p.id[:], err)

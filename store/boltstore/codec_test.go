@@ -35,8 +35,9 @@ func fullSubscription() *store.Subscription {
 			Type: store.AuthHeader, Token: "secret-token", Username: "user", Password: "secret-password", Name: "X-Key", Value: "secret-value",
 			TokenURL: "https://tokens.example/token", ClientID: "client", Scopes: "push read", ClientSecret: "secret-client",
 		},
-		ValidationCallbackURL: "https://receiver.example/validate", Validation: store.Validation{
-			Secret: []byte("secret-validation"), Confirmed: "https://confirmed.example:443", ExpiresAt: at.Add(time.Hour), Attempts: 3,
+		ValidationCallbackURL: "https://receiver.example/validate", ValidationKind: store.ValidationCloudEvents, Validation: store.Validation{
+			Secret: []byte("secret-validation"), Confirmed: "https://confirmed.example:443", Origin: "herald.example", AllowedRate: 120,
+			ExpiresAt: at.Add(time.Hour), Attempts: 3,
 			NextAt: at.Add(time.Minute), LastError: "the receiver answered 500",
 		},
 		ClientCertificate: store.ClientCertificate{Identity: true, Chain: "-----BEGIN CERTIFICATE-----", Key: []byte("secret-key")}, MessageSignature: true,
@@ -110,11 +111,10 @@ func TestSubscriptionCodecKeepsEveryMember(t *testing.T) {
 	}
 }
 
-// A subscription that the version before this one wrote is read, with the members it did not know at
-// zero, and written back as a value of this version.
-func TestSubscriptionOfVersionOne(t *testing.T) {
-	t.Parallel()
-	text, err := os.ReadFile("testdata/subscription-v1.hex")
+// golden reads a subscription that an older version wrote.
+func golden(t testing.TB, file string) []byte {
+	t.Helper()
+	text, err := os.ReadFile("testdata/" + file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,13 +122,34 @@ func TestSubscriptionOfVersionOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sl, want := testSealer(t, 1), fullSubscription()
+	return value
+}
+
+// A subscription that an older version wrote is read, with the members it did not know at zero, and written back as a value of
+// this version.
+func TestSubscriptionOfVersionOne(t *testing.T) {
+	t.Parallel()
+	want := fullSubscription()
 	want.Filter, want.Discarding, want.Health = nil, false, store.Health{}
-	want.ValidationCallbackURL, want.Validation, want.ClientCertificate = "", store.Validation{}, store.ClientCertificate{}
+	want.ValidationCallbackURL, want.ValidationKind = "", store.ValidationConfirmation
+	want.Validation, want.ClientCertificate = store.Validation{}, store.ClientCertificate{}
 	a := &want.Authentication
 	a.TokenURL, a.ClientID, a.Scopes, a.ClientSecret = "", "", "", ""
 	want.SigningSecrets[0].Ed25519, want.MessageSignature = false, false
 	want.Delivery = store.DeliveryPolicy{Timeout: time.Minute, RetrySchedule: "day", MaxConcurrency: 4}
+	readAnew(t, golden(t, "subscription-v1.hex"), want)
+}
+
+func TestSubscriptionOfVersionTwo(t *testing.T) {
+	t.Parallel()
+	want := fullSubscription()
+	want.ValidationKind, want.Validation.Origin, want.Validation.AllowedRate = store.ValidationConfirmation, "", 0
+	readAnew(t, golden(t, "subscription-v2.hex"), want)
+}
+
+func readAnew(t *testing.T, value []byte, want *store.Subscription) {
+	t.Helper()
+	sl, version := testSealer(t, 1), value[0]
 	got, err := decodeSubscription(sl, want.ID[:], value)
 	if err != nil {
 		t.Fatal(err)
@@ -137,18 +158,18 @@ func TestSubscriptionOfVersionOne(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	anew := encodeSubscription(sl, got)
-	if value[0] != 1 || anew[0] != subscriptionVersion {
+	if version >= subscriptionVersion || anew[0] != subscriptionVersion {
 		t.Errorf("version %d became %d", value[0], anew[0])
 	}
 	if got, err = decodeSubscription(sl, want.ID[:], anew); err != nil || !sameSubscription(got, want) {
 		t.Errorf("written anew: %+v, %v", got, err)
 	}
 	// What an old value has at its end is not taken for what a new one has there, nor the other way round.
-	if value[0] = 2; !damaged(sl, want.ID, value) {
-		t.Error("a value of version 1 is read as one of version 2")
+	if value[0] = subscriptionVersion; !damaged(sl, want.ID, value) {
+		t.Errorf("a value of version %d is read as one of this version", version)
 	}
-	if anew[0] = 1; !damaged(sl, want.ID, anew) {
-		t.Error("a value of version 2 is read as one of version 1")
+	if anew[0] = version; !damaged(sl, want.ID, anew) {
+		t.Errorf("a value of this version is read as one of version %d", version)
 	}
 }
 
@@ -350,13 +371,8 @@ func FuzzSubscription(f *testing.F) {
 	sl, sub := testSealer(f, 1), fullSubscription()
 	f.Add(sub.ID[:], encodeSubscription(sl, sub))
 	f.Add(sub.ID[:], encodeSubscription(sl, &store.Subscription{ID: sub.ID}))
-	if text, err := os.ReadFile("testdata/subscription-v1.hex"); err == nil {
-		old, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(sub.ID[:], old)
-	}
+	f.Add(sub.ID[:], golden(f, "subscription-v1.hex"))
+	f.Add(sub.ID[:], golden(f, "subscription-v2.hex"))
 	f.Fuzz(func(t *testing.T, key, b []byte) {
 		if _, err := decodeSubscription(sl, key, b); err == nil && !bytes.Equal(key, sub.ID[:]) {
 			t.Error("opened what was not sealed")

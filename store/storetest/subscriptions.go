@@ -27,6 +27,11 @@ func (h *house) fullSubscription(account string) *store.Subscription {
 		},
 		Delivery: store.DeliveryPolicy{Timeout: 15 * time.Second, RetrySchedule: "5s,5m", MaxConcurrency: 3},
 		State:    store.StateDisabled, StateReason: store.ReasonGone, StateSince: moment(5),
+		ValidationKind: store.ValidationCloudEvents,
+		Validation: store.Validation{
+			Secret: bytes.Repeat([]byte{5, 0}, 16), Confirmed: "cloudevents x", Origin: "herald.example", AllowedRate: 120, ExpiresAt: moment(9),
+			Attempts: 2, NextAt: moment(6), LastError: "the receiver answered 503",
+		},
 	}
 }
 
