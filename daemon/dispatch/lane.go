@@ -37,8 +37,9 @@ type lane struct {
 	held      bool
 	heldUntil int64
 	// rest is the moment before which the receiver asked to be left alone.
-	rest   int64
-	bucket bucket
+	rest int64
+	// bucket limits records, pushes limits pushes.
+	bucket, pushes bucket
 	// catchUp is set while what goes out was accepted before: when the subscription was enabled.
 	catchUp time.Time
 
@@ -94,12 +95,12 @@ func (l *lane) wait(now int64) int64 {
 	if until <= now {
 		until = 0
 	}
-	return max(until, l.bucket.next(now))
+	return max(until, l.bucket.next(now), l.pushes.next(now))
 }
 
 // timeless says whether wait is 0 at any time.
 func (l *lane) timeless() bool {
-	return l.trouble == nil && l.rest == 0 && l.bucket.interval == 0
+	return l.trouble == nil && l.rest == 0 && l.bucket.interval == 0 && l.pushes.interval == 0
 }
 
 // maxBatchBytes bounds the data of a push of several records: a thousand of the largest payloads would fill the
@@ -136,6 +137,9 @@ func (d *Dispatcher) room(id queue.Lane) queue.Room {
 		if l.allowance <= 0 {
 			l.allowance, l.refused = 0, true
 			return queue.Room{}
+		}
+		if l.pushes.interval > 0 {
+			l.allowance = min(l.allowance, l.pushes.available(now))
 		}
 		d.grant(l)
 	}
@@ -183,7 +187,7 @@ func (d *Dispatcher) wake(l *lane) bool {
 func (d *Dispatcher) forgettable(l *lane, now int64) bool {
 	promised := d.claiming && l.round == d.round && l.allowance > 0
 	return l.inFlight == 0 && !l.held && !l.reading && !l.starved && !l.queued && !l.refused && !promised &&
-		l.trouble == nil && l.rest <= now && l.bucket.full <= now && l.alarmAt == 0
+		l.trouble == nil && l.rest <= now && l.bucket.full <= now && l.pushes.full <= now && l.alarmAt == 0
 }
 
 func (d *Dispatcher) setHeld(l *lane, held bool) {

@@ -66,7 +66,7 @@ func (b *bucket) next(now int64) int64 {
 	return b.full - (b.burst-several)*b.interval
 }
 
-// limitLane sets the bucket of the lane to what its policy asks for, or to less while it catches up. The caller
+// limitLane sets the buckets of the lane to what its policy asks for, that of records to less while it catches up. The caller
 // holds mu.
 func (d *Dispatcher) limitLane(l *lane, now int64) {
 	p := l.policy
@@ -81,12 +81,38 @@ func (d *Dispatcher) limitLane(l *lane, now int64) {
 	// What fills a batch is gathered for as long as it may wait to fill, and for a second at least.
 	least := min(float64(p.records), max(rate*max(p.wait, time.Second).Seconds(), 1))
 	l.bucket.set(rate, burst, int(least), now)
+
+	fresh := l.pushes.interval == 0
+	rate, burst = spread(p.allowed)
+	l.pushes.set(rate, burst, 1, now)
+	if fresh {
+		// Nobody knows what went out before the start, so that counts as a push at the start: a restart is no way around the limit.
+		l.pushes.take(burst, 0)
+	}
 }
 
-// count takes the records of a claim from the bucket. The first delivery that came after the subscription was
+// spread makes a rate a second and a burst of so many pushes a minute, such that no minute has more: at the rate alone the burst would
+// come on top. Up to limitGrain a second they go one by one.
+func spread(minute int) (rate float64, burst int) {
+	if minute <= 0 {
+		return 0, 0
+	}
+	burst = max(minute/(60*limitGrain), 1)
+	// In whole nanoseconds and rounded up, or one more could go at the very end of a minute.
+	interval := math.Ceil(float64(time.Minute) / float64(minute-burst+1))
+	return float64(time.Second) / interval, burst
+}
+
+// limitedAs says whether the policies have the same limits.
+func (p *policy) limitedAs(q *policy) bool {
+	return p != nil && p.rate == q.rate && p.burst == q.burst && p.records == q.records && p.allowed == q.allowed
+}
+
+// count takes the push of a claim and its records from the buckets. The first delivery that came after the subscription was
 // enabled ends the catching up. The caller of it holds mu.
 func (l *lane) count(c *queue.Claim, now int64, d *Dispatcher) {
 	l.bucket.take(len(c.Deliveries), now)
+	l.pushes.take(1, now)
 	if l.catchUp.IsZero() || c.Attempt > 1 || l.policy == nil {
 		return
 	}

@@ -94,6 +94,7 @@ type policy struct {
 	keyID        string
 	rate         float64 // records a second, 0 for no limit
 	burst        int
+	allowed      int // pushes a minute, 0 for no limit
 	disableAfter store.DisableAfter
 }
 
@@ -110,7 +111,7 @@ func (d *Dispatcher) policyOf(sub *store.Subscription, defaults *Defaults) *poli
 		schedule: defaults.Schedule, retries: defaults.retries,
 		max:     max(cmp.Or(own.MaxConcurrency, defaults.MaxConcurrency), 1),
 		records: max(sub.NumberOfRecords, 1),
-		rate:    defaults.RateLimit, disableAfter: effectiveDisableAfter(sub, defaults),
+		rate:    defaults.RateLimit, allowed: sub.AllowedRate(), disableAfter: effectiveDisableAfter(sub, defaults),
 	}
 	if own.RetrySchedule != "" {
 		s, err := queue.ParseSchedule(own.RetrySchedule)

@@ -217,7 +217,7 @@ func (d *Dispatcher) activate(l *lane, p *policy, sub *store.Subscription, catch
 	if !catchUp.IsZero() || moved {
 		l.catchUp = catchUp
 	}
-	if old == nil || old.rate != p.rate || old.burst != p.burst || old.records != p.records || !catchUp.IsZero() {
+	if !old.limitedAs(p) || !catchUp.IsZero() {
 		d.limitLane(l, int64(now.Sub(d.epoch)))
 	}
 	d.adopt(l, sub, moved, now)
@@ -233,7 +233,7 @@ func (d *Dispatcher) activate(l *lane, p *policy, sub *store.Subscription, catch
 func (d *Dispatcher) refresh(l *lane, p *policy) {
 	old := l.policy
 	l.policy = p
-	if old == nil || old.rate != p.rate || old.burst != p.burst || old.records != p.records {
+	if !old.limitedAs(p) {
 		d.limitLane(l, d.clock())
 	}
 }

@@ -51,7 +51,7 @@ func (d *Dispatcher) assign(claims []queue.Claim) {
 			j.probe, l.trouble.probing = true, true
 			d.metrics.transitions[BreakerHalfOpen].Inc()
 		}
-		if l.bucket.interval > 0 {
+		if l.bucket.interval > 0 || l.pushes.interval > 0 {
 			if now == 0 {
 				now = d.clock()
 			}
