@@ -56,6 +56,7 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 		if e.Resource != "" {
 			addQuery(u, "resource", e.Resource)
 		}
+	case http.MethodOptions: // see Ask
 	default:
 		return nil, misconfigured("the method of the subscription is not one of POST, PUT and GET")
 	}
@@ -74,11 +75,14 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 	h["User-Agent"] = v[2:3:3]
 	h["Herald-Attempt"] = v[3:4:4]
 	h["Herald-Subscription"] = v[4:5:5]
-	if p.Replay {
+if p.Replay {
 		h["Herald-Replay"] = replayed
 	}
-	if method != http.MethodGet {
+	if body != nil {
 		h["Content-Type"] = v[5:6:6]
+	}
+	if origin := sub.PushOrigin(); origin != "" {
+		h[store.HeaderRequestOrigin] = []string{origin}
 	}
 	if v[6] != "" {
 		h["Webhook-Signature"] = v[6:7:7]
@@ -97,7 +101,7 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}).WithContext(x)
 	r := &retryablehttp.Request{Request: req}
-	if method != http.MethodGet {
+	if body != nil {
 		if err := r.SetBody(body); err != nil {
 			return nil, misconfigured("the body of the push cannot be sent")
 		}

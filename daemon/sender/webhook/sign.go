@@ -20,7 +20,7 @@ func sign(c *identity.Credential, u *url.URL, h http.Header, method, id, stamp s
 	}
 	var values [3]string
 	v := values[:]
-	if method != http.MethodGet {
+	if body != nil {
 		v[0] = identity.Digest(body)
 		m.Digest = v[0]
 		h["Content-Digest"] = v[0:1:1]

@@ -19,6 +19,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -131,17 +132,18 @@ func (s *Sender) Send(ctx context.Context, sub *store.Subscription, p queue.Push
 	// The caller's clock for durations; s.now may be another, for what is sent.
 	started := time.Now()
 	out := queue.Outcome{StartedAt: started.UTC()}
-	s.attempt(ctx, sub, &p, started, &out)
+	s.attempt(ctx, sub, &p, nil, started, &out)
 	out.Duration = time.Since(started)
 	return out
 }
 
-func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.Push, started time.Time, out *queue.Outcome) {
+// attempt makes the attempt, with the headers given beside those of every push. It returns those of the answer, if there was one.
+func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.Push, more http.Header, started time.Time, out *queue.Outcome) http.Header {
 	asked := sub
 	sub, failure := s.authorized(ctx, asked)
 	if failure != nil {
 		out.Class, out.Error, out.RetryAfter = failure.class, failure.text, failure.retryAfter
-		return
+		return nil
 	}
 	x := newExchange(ctx)
 	req, problem := s.request(x, sub, p)
@@ -150,8 +152,9 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 	}
 	if problem != nil {
 		out.Class, out.Error = problem.class, problem.text
-		return
+		return nil
 	}
+	maps.Copy(req.Header, more)
 	resp, err := s.client.Do(req)
 	if err != nil {
 		if resp != nil && resp.Body != nil {
@@ -162,7 +165,7 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 		if exhausted(err) {
 			s.complain()
 		}
-		return
+		return nil
 	}
 	out.Status = resp.StatusCode
 	out.Response = mask(s.body(resp), &sub.Authentication)
@@ -170,6 +173,7 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 	if resp.StatusCode == http.StatusUnauthorized {
 		s.refused(asked, sub)
 	}
+	return resp.Header
 }
 
 // complainEvery is how often the operator is told of a lasting want.
