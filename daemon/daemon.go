@@ -16,8 +16,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -224,6 +226,10 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	}
 	d.handshake, err = handshake.New(handshake.Options{
 		Store: d.store, Sender: sender, Settings: handshakeSettings(c), ConfirmationURL: d.confirmationURL,
+		Origin: d.origin,
+		Grant: func(ctx context.Context, asked *store.Subscription, origin string, rate int) error {
+			return d.api.Grant(ctx, asked, origin, rate)
+		},
 		Logger: d.logger.With("part", "handshake"), Registerer: registry,
 	})
 	if err != nil {
@@ -235,7 +241,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	}
 	d.api, err = api.New(api.Options{
 		Store: d.store, Queue: nudging{d.queue, d.dispatcher.Nudge, d.dispatcher.Replayed}, Settings: settings, Version: d.o.Version,
-		CheckURL: way.CheckURL, Certificates: d.identity.Chain,
+		CheckURL: way.CheckURL, Certificates: d.identity.Chain, Origin: d.origin,
 		Changed: func(id store.SubscriptionID) {
 			d.dispatcher.Changed(queue.Lane(id))
 			d.handshake.Changed(id)
@@ -271,8 +277,21 @@ func handshakeSettings(c *config.Config) handshake.Settings {
 }
 
 // confirmationURL is where a receiver confirms a subscription. It is asked for when the listener has its address.
-func (d *Daemon) confirmationURL(id store.SubscriptionID) string {
-	return d.o.Config.ExternalURL(d.addr.String()) + "/subscriptions/" + id.String() + "/confirmation"
+func (d *Daemon) confirmationURL(s *store.Subscription) string {
+	path := "/subscriptions/" + s.ID.String() + "/confirmation"
+	if s.ValidationKind == store.ValidationCloudEvents {
+		path = "/subscriptions/" + s.ID.String() + "/permission"
+	}
+	return d.o.Config.ExternalURL(d.addr.String()) + path
+}
+
+// origin is the host name under which receivers know this daemon. It is asked for when the listener has its address.
+func (d *Daemon) origin() string {
+	u, err := url.Parse(d.o.Config.ExternalURL(d.addr.String()))
+	if err != nil { // the configuration was checked for it
+		return ""
+	}
+	return strings.ToLower(u.Hostname())
 }
 
 // laneStatus is what the dispatcher knows of a subscription, in the words of the API.

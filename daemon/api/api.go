@@ -51,6 +51,9 @@ type Options struct {
 	// Certificates returns the chain of GET /certificates/default as PEM, which is not changed. It must be quick. Nil
 	// makes it empty.
 	Certificates func() []byte
+	// Origin is what Herald calls itself towards receivers that are asked for permission: a host name. It must be quick. Nil makes it
+	// empty.
+	Origin func() string
 	// Ready returns nil while requests are to be served, else the reason why not, for people; every
 	// request but health and metrics is then answered with 503. It is asked for each request and must
 	// be quick. Nil means always ready.
@@ -127,6 +130,7 @@ type API struct {
 	logger      *slog.Logger
 	gatherer    prometheus.Gatherer
 	now         func() time.Time
+	origin      func() string
 
 	certificates func() []byte
 	decoding     chan struct{} // holds a value while a PKCS #12 file is read
@@ -154,7 +158,7 @@ func New(o Options) (*API, error) {
 		store: o.Store, queue: o.Queue, version: o.Version,
 		checkURL: o.CheckURL, changed: o.Changed, operational: o.Operational, status: o.Status, ready: o.Ready,
 		logger: o.Logger, gatherer: o.Gatherer, now: o.Now,
-		certificates: o.Certificates, decoding: make(chan struct{}, 1),
+		certificates: o.Certificates, decoding: make(chan struct{}, 1), origin: o.Origin,
 		outage: rate.Sometimes{Interval: time.Second},
 	}
 	a.settings.Store(s)
@@ -169,6 +173,9 @@ func New(o Options) (*API, error) {
 	}
 	if a.status == nil {
 		a.status = func(store.SubscriptionID) (LaneStatus, bool) { return LaneStatus{}, false }
+	}
+	if a.origin == nil {
+		a.origin = func() string { return "" }
 	}
 	if a.certificates == nil {
 		a.certificates = func() []byte { return nil }

@@ -95,6 +95,7 @@ func (p *subscriptionInput) read() {
 	}
 	p.batch()
 	p.cloud()
+	p.validation()
 	p.delivery()
 	p.clientCertificate()
 	if v, is := p.boolean("messageSignature"); is == given || is == null {
@@ -136,6 +137,29 @@ func (p *subscriptionInput) validationCallback() {
 		}
 		p.next.ValidationCallbackURL = s
 	case absent, wrong:
+	}
+}
+
+// confirmation is the name of store.ValidationConfirmation, which is what a subscription has that names no kind.
+const confirmation = "confirmation"
+
+// validation reads how the receiver is asked, and refuses what does not go with CloudEvents: another URL to ask at, because permission
+// is for the one that is pushed to ("HTTP 1.1 Web Hooks for Event Delivery", section 4.1), and another method than POST (section 2.1).
+func (p *subscriptionInput) validation() {
+	switch s, is := p.choice("validation", confirmation, string(store.ValidationCloudEvents)); {
+	case is == null, is == given && s == confirmation:
+		p.next.ValidationKind = store.ValidationConfirmation
+	case is == given:
+		p.next.ValidationKind = store.ValidationKind(s)
+	}
+	if p.next.ValidationKind != store.ValidationCloudEvents {
+		return
+	}
+	if p.next.ValidationCallbackURL != "" {
+		p.fault("validationCallbackURL", "must not be there with the validation cloudevents, which asks at the dataCallbackURL; leave one of the two out")
+	}
+	if p.next.Method != http.MethodPost {
+		p.fault("method", "must be POST with the validation cloudevents, which is for pushes by POST; it is %s", p.next.Method)
 	}
 }
 
@@ -375,7 +399,7 @@ func setPart(f *fields, name string, set bool) {
 // readOnly takes what a read shows, so that a read may be sent back; POST has nothing to send back.
 func (p *subscriptionInput) readOnly() {
 	if p.how == creating {
-		for _, name := range []string{"id", "state", "stateReason", "stateSince", "createdAt", "updatedAt", "signingSecretSet", "signingPublicKeys"} {
+		for _, name := range []string{"id", "state", "stateReason", "stateSince", "createdAt", "updatedAt", "signingSecretSet", "signingPublicKeys", "allowedRatePerMinute"} {
 			if p.take(name) != nil {
 				p.fault(name, "is set by the daemon; leave it out")
 			}
@@ -388,7 +412,7 @@ func (p *subscriptionInput) readOnly() {
 	if v, is := p.boolean("signingSecretSet"); is == given && v != (len(p.current.SigningSecrets) > 0) {
 		p.fault("signingSecretSet", "is only shown and cannot be changed; send signingSecret, or null to remove it")
 	}
-	p.ignore("signingPublicKeys", "stateReason", "stateSince", "createdAt", "updatedAt")
+	p.ignore("signingPublicKeys", "allowedRatePerMinute", "stateReason", "stateSince", "createdAt", "updatedAt")
 }
 
 // checkVisible is for what stands in a header without quoting: printable ASCII without space.

@@ -94,6 +94,10 @@ func (a *API) routes() []route {
 		{"/subscriptions/{subscription}/confirmation", []*endpoint{
 			{method: post, anonymous: true, query: []string{signatureName}, reads: true, do: a.confirmSubscription},
 		}},
+		{"/subscriptions/{subscription}/permission", []*endpoint{
+			{method: get, anonymous: true, query: []string{signatureName}, do: a.permitSubscription},
+			{method: post, anonymous: true, query: []string{signatureName}, reads: true, do: a.permitSubscription},
+		}},
 		{"/subscriptions/{subscription}/validation", []*endpoint{{method: post, scopes: subscribe, do: a.requestValidation}}},
 		{"/subscriptions/{subscription}/secret", []*endpoint{{method: post, scopes: subscribe, do: a.rotateSecret}}},
 		{"/subscriptions/{subscription}/ping", []*endpoint{{method: post, scopes: subscribe, do: a.pingSubscription}}},

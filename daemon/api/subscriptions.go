@@ -19,6 +19,7 @@ type subscriptionView struct {
 	ID               string          `json:"id"`
 	DataCallbackURL  string          `json:"dataCallbackURL"`
 	ValidationURL    string          `json:"validationCallbackURL,omitempty"`
+	Validation       string          `json:"validation,omitempty"`
 	ExportFormat     string          `json:"exportFormat"`
 	NumberOfRecords  int             `json:"numberOfRecords"`
 	MaxWaitSeconds   float64         `json:"maxWaitSeconds"`
@@ -38,6 +39,7 @@ type subscriptionView struct {
 	State            string          `json:"state"`
 	StateReason      string          `json:"stateReason,omitempty"`
 	StateSince       time.Time       `json:"stateSince"`
+	AllowedRate      int             `json:"allowedRatePerMinute,omitzero"`
 	CreatedAt        time.Time       `json:"createdAt"`
 	UpdatedAt        time.Time       `json:"updatedAt"`
 }
@@ -58,7 +60,8 @@ type authView struct {
 func viewSubscription(s *store.Subscription) subscriptionView {
 	v := subscriptionView{
 		ID:              s.ID.String(),
-		DataCallbackURL: s.DataCallbackURL, ValidationURL: s.ValidationCallbackURL, ExportFormat: s.ExportFormat,
+		DataCallbackURL: s.DataCallbackURL, ValidationURL: s.ValidationCallbackURL,
+		Validation: string(s.ValidationKind), ExportFormat: s.ExportFormat,
 		NumberOfRecords: s.NumberOfRecords, MaxWaitSeconds: s.MaxWait.Seconds(),
 		Resource: s.Resource, Events: s.Events,
 		Payload: string(s.Payload), Method: s.Method, Delivery: viewPolicy(&s.Delivery),
@@ -75,6 +78,9 @@ func viewSubscription(s *store.Subscription) subscriptionView {
 			TokenURL: a.TokenURL, ClientID: a.ClientID, Scopes: strings.Fields(a.Scopes),
 			TokenSet: a.Token != "", PasswordSet: a.Password != "", ValueSet: a.Value != "", ClientSecretSet: a.ClientSecret != "",
 		}
+	}
+	if s.Validated() { // for another URL nothing is permitted yet
+		v.AllowedRate = s.AllowedRate()
 	}
 	if s.Filter != nil {
 		v.Filter = jsontext.Value(s.Filter.Text())
@@ -248,7 +254,12 @@ var errDiscardFirst = errors.New("what waits is to be discarded first")
 // Before a subscription stops discarding, what has come for it until then is given up in the queue, whether
 // or not the dispatcher has got to it: nothing of it may flow afterwards.
 func (a *API) change(c *call, id store.SubscriptionID, change func(*store.Subscription) error) (*store.Subscription, error) {
-	now, ctx, discarded := a.moment(), c.r.Context(), false
+	return a.changeIn(c.r.Context(), id, change)
+}
+
+// changeIn is change for what is no call.
+func (a *API) changeIn(ctx context.Context, id store.SubscriptionID, change func(*store.Subscription) error) (*store.Subscription, error) {
+	now, discarded := a.moment(), false
 	step := func(s *store.Subscription) error {
 		discarding := s.Discarding
 		if err := change(s); err != nil {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -19,10 +20,10 @@ const (
 	typeMultipart = "multipart/form-data"
 )
 
-// mustValidate says whether the receiver of a subscription has to confirm it: because it names a URL to ask at, or because the
-// operator wants it of all.
+// mustValidate says whether the receiver of a subscription has to confirm it: because it names a URL to ask at, or a kind that needs
+// none, or because the operator wants it of all.
 func (c *call) mustValidate(s *store.Subscription) bool {
-	return s.ValidationCallbackURL != "" || c.settings.ValidationRequired
+	return s.ValidationCallbackURL != "" || s.ValidationKind == store.ValidationCloudEvents || c.settings.ValidationRequired
 }
 
 // validateNew makes a new subscription pending if it has to be validated.
@@ -35,7 +36,8 @@ func (c *call) validateNew(s *store.Subscription, now time.Time) {
 
 // validateChange decides what a change of a subscription means for its validation. Confirmed are hosts, so one that takes the
 // place of a confirmed one has to confirm first, and one that was confirmed before need not again. A path is no
-// other receiver; but a record under way goes to the new one, with a signature for it.
+// other receiver; but a record under way goes to the new one, with a signature for it. Permitted is the whole URL, and another kind
+// of validation is to be had anew.
 func (c *call) validateChange(before, next *store.Subscription, now time.Time) {
 	if !c.mustValidate(next) {
 		next.EndValidation()
@@ -43,7 +45,8 @@ func (c *call) validateChange(before, next *store.Subscription, now time.Time) {
 		return
 	}
 	asked := before.ValidationCallbackURL == "" && next.ValidationCallbackURL != ""
-	moved := next.DataCallbackURL != before.DataCallbackURL || next.ValidationURL() != before.ValidationURL()
+	moved := next.DataCallbackURL != before.DataCallbackURL || next.ValidationURL() != before.ValidationURL() ||
+		next.ValidationKind != before.ValidationKind
 	switch {
 	case next.Validated():
 		if moved || asked {
@@ -133,32 +136,132 @@ func (a *API) confirmSubscription(c *call) error {
 	}
 	now := a.moment()
 	// Anyone may call this, so what is forged must not get as far as the writer, nor what changes nothing.
-	if !s.CheckValidation(signature, now) {
-		return errWrongSignature()
+	if err := confirmed(s, store.ValidationConfirmation, signature, now); err != nil {
+		return err
 	}
-	if s.State != store.StatePending && s.Validated() && s.Validation.ExpiresAt.IsZero() {
+	if settled(s) {
 		return c.empty()
 	}
-	if s.State == store.StatePending {
-		// What was tried at a host there was before may have been told to wait for long. It flows with the rest.
-		if err := a.queue.Hasten(c.r.Context(), queue.Lane(id)); err != nil {
+	_, err = a.validated(c.r.Context(), s, func(s *store.Subscription) error {
+		if err := confirmed(s, store.ValidationConfirmation, signature, now); err != nil {
 			return err
-		}
-	}
-	_, err = a.change(c, id, func(s *store.Subscription) error {
-		if !s.CheckValidation(signature, now) {
-			return errWrongSignature()
 		}
 		s.Confirm(now)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return c.empty()
+}
+
+// confirmed says whether the signature is one of the subscription and was made for that kind of validation.
+func confirmed(s *store.Subscription, kind store.ValidationKind, signature string, now time.Time) error {
+	if s.ValidationKind != kind || !s.CheckValidation(signature, now) {
+		return errWrongSignature()
+	}
+	return nil
+}
+
+// settled says that a validation changes nothing, because the last one was for the subscription as it is.
+func settled(s *store.Subscription) bool {
+	return s.State != store.StatePending && s.Validated() && s.Validation.ExpiresAt.IsZero()
+}
+
+// validated writes down that the receiver of a subscription, read before, has agreed to it. step does so, having judged once more
+// what there is by then.
+func (a *API) validated(ctx context.Context, s *store.Subscription, step func(*store.Subscription) error) (*store.Subscription, error) {
+	if s.State == store.StatePending {
+		// What was tried at a host there was before may have been told to wait for long. It flows with the rest.
+		if err := a.queue.Hasten(ctx, queue.Lane(s.ID)); err != nil {
+			return nil, err
+		}
+	}
+	s, err := a.changeIn(ctx, s.ID, step)
 	if p, ok := errors.AsType[*problem](err); ok && p.kind == notFound {
+		return nil, errNoneToConfirm()
+	}
+	return s, err
+}
+
+// permissionView answers a receiver that grants permission.
+type permissionView struct {
+	State       string `json:"state"`
+	AllowedRate int    `json:"allowedRatePerMinute,omitzero"`
+}
+
+// permitSubscription takes the permission of a receiver that grants it at the callback URL ("HTTP 1.1 Web Hooks for Event Delivery",
+// section 4.1.3), which both GET and POST do there: a person may open the URL in a browser. As with a confirmation the signature is the
+// proof. HEAD, which no receiver uses and what looks at links does, answers as GET would and grants nothing. What a body says is nobody's
+// business, because the specification gives it no meaning; nor does it give one to WebHook-Allowed-Origin here.
+func (a *API) permitSubscription(c *call) error {
+	id, err := store.ParseSubscriptionID(c.r.PathValue("subscription"))
+	if err != nil {
+		return errNoneToConfirm()
+	}
+	signature := c.r.URL.Query().Get(signatureName)
+	if signature == "" {
+		var fs faults
+		fs.add(signatureName, "is needed: the one of WebHook-Request-Callback, as a query parameter")
+		return fs.err()
+	}
+	s, err := a.store.Subscription(c.r.Context(), id)
+	if errors.Is(err, store.ErrNotFound) {
 		return errNoneToConfirm()
 	}
 	if err != nil {
 		return err
 	}
-	return c.empty()
+	now := a.moment()
+	if err := confirmed(s, store.ValidationCloudEvents, signature, now); err != nil {
+		return err
+	}
+	rate, err := store.ParseAllowedRate(c.r.Header[store.HeaderAllowedRate], s.RequestRate())
+	if err != nil {
+		return newProblem(badRequest, "%s", err.Error())
+	}
+	known := settled(s) && s.Validation.AllowedRate == rate
+	if c.r.Method != http.MethodHead && !known {
+		s, err = a.validated(c.r.Context(), s, func(s *store.Subscription) error {
+			if err := confirmed(s, store.ValidationCloudEvents, signature, now); err != nil {
+				return err
+			}
+			s.Permit(a.origin(), rate, now)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return c.answer(http.StatusOK, permissionView{string(s.State), s.AllowedRate()})
+}
+
+// errNotAsked says that a permission is not for what is asked now.
+var errNotAsked = errors.New("the request for permission is no longer the one under way")
+
+// Grant notes that the receiver of a subscription, as that was when it was asked, permits pushes in its answer: to the origin, at the
+// rate (pushes a minute, 0 for no limit). It does nothing when the subscription is gone, has become another, or was permitted
+// meanwhile. An error is that of an engine.
+func (a *API) Grant(ctx context.Context, asked *store.Subscription, origin string, rate int) error {
+	s, err := a.store.Subscription(ctx, asked.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now := a.moment()
+	_, err = a.validated(ctx, s, func(s *store.Subscription) error {
+		if s.Validation.NextAt.IsZero() || !s.Validation.ExpiresAt.Equal(asked.Validation.ExpiresAt) || s.Vouched() != asked.Vouched() {
+			return errNotAsked
+		}
+		s.Permit(origin, rate, now)
+		return nil
+	})
+	if p, ok := errors.AsType[*problem](err); errors.Is(err, errNotAsked) || ok && p.kind == notFound {
+		return nil
+	}
+	return err
 }
 
 func errNoneToConfirm() *problem {

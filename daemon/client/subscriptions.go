@@ -25,6 +25,10 @@ const (
 	StateDisabled = "disabled"
 )
 
+// ValidationCloudEvents is the Validation of a subscription whose receiver is asked for permission by an OPTIONS request, as the
+// webhook specification of CloudEvents has it (section 4).
+const ValidationCloudEvents = "cloudevents"
+
 // Subscription says who wants which events, and where, as the daemon reports it. Secrets are not in
 // it, only whether they are set; the one exception is SigningSecret after CreateSubscription.
 type Subscription struct {
@@ -34,6 +38,10 @@ type Subscription struct {
 	DataCallbackURL string `json:"dataCallbackURL"`
 	// ValidationCallbackURL is where the validation record goes; empty when the subscription names none.
 	ValidationCallbackURL string `json:"validationCallbackURL,omitempty"`
+	// Validation is ValidationCloudEvents, or "" for the confirmation of a record.
+	Validation string `json:"validation,omitempty"`
+	// AllowedRatePerMinute is how many pushes a minute the receiver has permitted; 0 is no limit. Only ValidationCloudEvents has one.
+	AllowedRatePerMinute int `json:"allowedRatePerMinute,omitempty"`
 	// ExportFormat is the media type of a push.
 	ExportFormat string `json:"exportFormat"`
 	// NumberOfRecords is the most records in one push.
@@ -101,6 +109,9 @@ type SubscriptionInput struct {
 	// ValidationCallbackURL is where the validation record goes, of the same form: the subscription is pending until its
 	// receiver has confirmed it. Empty means that it is not asked to, unless the daemon requires it.
 	ValidationCallbackURL string
+	// Validation is ValidationCloudEvents for a subscription that is pending until its receiver permits pushes to DataCallbackURL, which
+	// excludes a ValidationCallbackURL and needs the Method POST. Empty means that a record is to be confirmed, if anything is.
+	Validation string
 	// ExportFormat is the media type of a push, application/json or application/xml; application/json.
 	ExportFormat string
 	// NumberOfRecords is the most records in one push, 1 to 1000, with GET only 1; 1. With more than 1 a push
@@ -156,6 +167,7 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 	return encode(struct {
 		DataCallbackURL   string          `json:"dataCallbackURL"`
 		ValidationURL     string          `json:"validationCallbackURL,omitempty"`
+		Validation        string          `json:"validation,omitempty"`
 		ExportFormat      string          `json:"exportFormat,omitempty"`
 		NumberOfRecords   int             `json:"numberOfRecords,omitempty"`
 		MaxWaitSeconds    *float64        `json:"maxWaitSeconds,omitempty"`
@@ -171,7 +183,7 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 		SigningSecret     json.RawMessage `json:"signingSecret,omitempty"`
 		Delivery          *DeliveryPolicy `json:"delivery,omitempty"`
 	}{
-		s.DataCallbackURL, s.ValidationCallbackURL, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
+		s.DataCallbackURL, s.ValidationCallbackURL, s.Validation, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
 		s.Method, s.Authentication, s.ClientCertificate, s.MessageSignature, s.SignatureScheme, secret, s.Delivery,
 	})
 }

@@ -27,7 +27,7 @@ type ValidationRecord struct {
 }
 
 // RequestValidation has a new validation record sent to the subscription's validation URL, or to its data URL when it names
-// none. The subscription keeps its state. Needs the subscribe scope.
+// none; with ValidationCloudEvents its receiver is asked for permission anew. The subscription keeps its state. Needs the subscribe scope.
 func (c *Client) RequestValidation(ctx context.Context, id string) (Validation, error) {
 	var out Validation
 	err := c.act(ctx, id, "validation", &out)

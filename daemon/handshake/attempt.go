@@ -44,7 +44,15 @@ func (h *Handshake) attempt(ctx context.Context, id store.SubscriptionID, expire
 	}
 	limited, cancel := context.WithTimeout(ctx, min(timeout, MaxTimeout))
 	started := time.Now()
-	out := h.sender.Send(limited, addressed(sub), h.push(sub))
+	var out queue.Outcome
+	var rate int
+	asking := sub.ValidationKind == store.ValidationCloudEvents
+	origin := h.origin()
+	if asking {
+		out, rate = h.sender.Ask(limited, sub, queue.Push{ID: recordID(sub), Attempt: v.Attempts + 1}, origin, h.callback(sub))
+	} else {
+		out = h.sender.Send(limited, addressed(sub), h.push(sub))
+	}
 	cancel()
 	ended := time.Now()
 	if ctx.Err() != nil && out.Status == 0 {
@@ -53,7 +61,39 @@ func (h *Handshake) attempt(ctx context.Context, id store.SubscriptionID, expire
 	next, reason := h.next(&out, v.Attempts, ended, expires, settings.Jitter)
 	h.metrics.attempts[out.Class].Inc()
 	h.logAttempt(ctx, sub, &out, ended.Sub(started), next, reason)
+	if asking && out.Class == queue.ClassDelivered {
+		return h.granted(ctx, sub, origin, rate)
+	}
 	return h.settle(ctx, sub, v.Attempts+1, next, out.Error, reason)
+}
+
+// callback is where the receiver of a subscription may grant permission later, for the next request to it; "" for a request that does
+// not say so. The header is optional ("HTTP 1.1 Web Hooks for Event Delivery", section 4.1.3) and stands in every other request, from
+// the first: there are receivers, made with the Go module of CloudEvents among them, that never grant permission in the answer to a
+// request that has it, and by themselves not in another way.
+func (h *Handshake) callback(s *store.Subscription) string {
+	if s.Validation.Attempts%2 == 1 {
+		return ""
+	}
+	return h.confirmAt(s) + "?signature=" + s.ValidationSignature()
+}
+
+// granted hands on that a receiver has granted permission.
+func (h *Handshake) granted(ctx context.Context, sent *store.Subscription, origin string, rate int) time.Duration {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeDelay)
+	defer cancel()
+	if err := h.grant(ctx, sent, origin, rate); err != nil {
+		return h.unsettled(ctx, sent.Validation.Attempts+1, err)
+	}
+	return 0
+}
+
+// unsettled is how long a record rests whose attempt could not be written down. Nothing is lost: it is sent once more, as it is after
+// a crash.
+func (h *Handshake) unsettled(ctx context.Context, attempts int, err error) time.Duration {
+	h.complain(ctx, "note a validation attempt", err)
+	wait, _ := h.schedule.Next(min(attempts, 2), 0, 0)
+	return max(wait, storeDelay)
 }
 
 // next says when a record is tried again after this outcome, and why not if it is given up.
@@ -90,10 +130,7 @@ func (h *Handshake) settle(ctx context.Context, sent *store.Subscription, attemp
 	case errors.Is(err, errStale), errors.Is(err, store.ErrNotFound):
 		return 0
 	case err != nil:
-		// Nothing is lost: the record is sent once more, as it is after a crash.
-		h.complain(ctx, "note a validation attempt", err)
-		wait, _ := h.schedule.Next(min(attempts, 2), 0, 0)
-		return max(wait, storeDelay)
+		return h.unsettled(ctx, attempts, err)
 	}
 	if reason != "" {
 		h.metrics.givenUp[reason].Inc()
@@ -108,11 +145,16 @@ func addressed(s *store.Subscription) *store.Subscription {
 	return &c
 }
 
-// push is the record as a push. Its id is the same on every attempt, and another for another record.
+// recordID is the id of the push that a record is: the same on every attempt, and another for another record.
+func recordID(s *store.Subscription) string {
+	return "val_" + strings.ReplaceAll(s.ID.String(), "-", "") + strconv.FormatInt(s.Validation.ExpiresAt.UnixMilli(), 36)
+}
+
+// push is the record as a push.
 func (h *Handshake) push(s *store.Subscription) queue.Push {
-	id := "val_" + strings.ReplaceAll(s.ID.String(), "-", "") + strconv.FormatInt(s.Validation.ExpiresAt.UnixMilli(), 36)
+	id := recordID(s)
 	// Neither text can fail to be quoted: both are ASCII, or at worst have bytes replaced.
-	data, _ := jsontext.AppendQuote([]byte(`{"confirmationURL":`), h.confirmAt(s.ID))
+	data, _ := jsontext.AppendQuote([]byte(`{"confirmationURL":`), h.confirmAt(s))
 	data, _ = jsontext.AppendQuote(append(data, `,"signature":`...), s.ValidationSignature())
 	return queue.Push{
 		ID: id, Attempt: s.Validation.Attempts + 1,
@@ -139,6 +181,8 @@ func (h *Handshake) logAttempt(ctx context.Context, s *store.Subscription, out *
 		attrs = append(attrs, slog.Time("next", next))
 	case reason != "":
 		attrs = append(attrs, slog.String("next", reason))
+	case s.ValidationKind == store.ValidationCloudEvents:
+		attrs = append(attrs, slog.String("next", "granted"))
 	default:
 		attrs = append(attrs, slog.String("next", "confirmation"))
 	}

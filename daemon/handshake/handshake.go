@@ -1,5 +1,6 @@
 // Package handshake hands over validation records: the receiver of a subscription that has to be validated is sent a
-// confirmation URL and a signature, until it has taken them or their time is over.
+// confirmation URL and a signature, until it has taken them or their time is over. For store.ValidationCloudEvents the record is a
+// request for permission, which is made until the receiver grants it, in an answer or at the URL.
 //
 // It promises:
 //
@@ -59,6 +60,9 @@ type Store interface {
 // soon after ctx ends and is safe for concurrent use.
 type Sender interface {
 	Send(ctx context.Context, sub *store.Subscription, p queue.Push) queue.Outcome
+	// Ask makes one attempt to get permission to push to the DataCallbackURL, which it has when the class is ClassDelivered, at the
+	// rate; p has the id and the number of the attempt. callback is where permission may be granted later, or "".
+	Ask(ctx context.Context, sub *store.Subscription, p queue.Push, origin, callback string) (out queue.Outcome, rate int)
 }
 
 // Options are what a Handshake is made from.
@@ -66,8 +70,14 @@ type Options struct {
 	// Store and Sender are required.
 	Store  Store
 	Sender Sender
-	// ConfirmationURL returns where the receiver is to confirm the subscription; required. It is asked while Run runs.
-	ConfirmationURL func(store.SubscriptionID) string
+	// ConfirmationURL returns where the receiver is to confirm the subscription, which the kind of its validation decides too;
+	// required, as are Origin and Grant. It has no query. All are asked while Run runs.
+	ConfirmationURL func(*store.Subscription) string
+	// Origin is what Herald calls itself towards receivers of store.ValidationCloudEvents: a host name.
+	Origin func() string
+	// Grant notes that a receiver has granted permission in its answer: that of the subscription as it was when it was asked, to the
+	// origin, at the rate (pushes a minute, 0 for no limit). It does nothing when the subscription has become another or is gone.
+	Grant func(ctx context.Context, asked *store.Subscription, origin string, rate int) error
 	// Settings can be changed later by Configure.
 	Settings Settings
 	// Logger gets one line for each attempt; nil discards.
@@ -98,7 +108,9 @@ func (s Settings) check() error {
 type Handshake struct {
 	store     Store
 	sender    Sender
-	confirmAt func(store.SubscriptionID) string
+	confirmAt func(*store.Subscription) string
+	origin    func() string
+	grant     func(context.Context, *store.Subscription, string, int) error
 	settings  atomic.Pointer[Settings]
 	schedule  queue.Schedule
 	log       *slog.Logger
@@ -112,15 +124,15 @@ type Handshake struct {
 
 // New validates the options. It starts nothing.
 func New(o Options) (*Handshake, error) {
-	if o.Store == nil || o.Sender == nil || o.ConfirmationURL == nil {
-		return nil, errors.New("handshake: a Store, a Sender and a ConfirmationURL are required")
+	if o.Store == nil || o.Sender == nil || o.ConfirmationURL == nil || o.Origin == nil || o.Grant == nil {
+		return nil, errors.New("handshake: a Store, a Sender, a ConfirmationURL, an Origin and a Grant are required")
 	}
 	schedule, err := queue.ParseSchedule(Schedule)
 	if err != nil {
 		return nil, fmt.Errorf("handshake: schedule: %w", err)
 	}
 	h := &Handshake{
-		store: o.Store, sender: o.Sender, confirmAt: o.ConfirmationURL, schedule: schedule, log: o.Logger,
+		store: o.Store, sender: o.Sender, confirmAt: o.ConfirmationURL, origin: o.Origin, grant: o.Grant, schedule: schedule, log: o.Logger,
 		outage:  rate.Sometimes{Interval: time.Minute},
 		changed: make(map[store.SubscriptionID]struct{}), wake: make(chan struct{}, 1),
 	}

@@ -113,6 +113,42 @@ type bench struct {
 	most int
 	// answer says what comes of an attempt, n of that URL from 1.
 	answer func(ctx context.Context, url string, n int) queue.Outcome
+	// rate is what Ask answers with, callbacks those it got, and grants what Grant was told, which fails with granting.
+	rate      int
+	callbacks []string
+	grants    []string
+	granting  error
+}
+
+// Ask implements Sender: the method of what it sends is OPTIONS.
+func (b *bench) Ask(ctx context.Context, sub *store.Subscription, p queue.Push, origin, callback string) (queue.Outcome, int) {
+	if origin != "herald.example" || len(p.Events) != 0 {
+		b.t.Errorf("asked for %q with %d events", origin, len(p.Events))
+	}
+	b.mu.Lock()
+	b.callbacks = append(b.callbacks, callback)
+	b.mu.Unlock()
+	asking := *sub
+	asking.Method = "OPTIONS"
+	p.Events = []*queue.Event{{}}
+	return b.Send(ctx, &asking, p), b.rate
+}
+
+// granted does what the API does.
+func (b *bench) granted(_ context.Context, asked *store.Subscription, origin string, rate int) error {
+	b.mu.Lock()
+	b.grants = append(b.grants, fmt.Sprint(asked.ID[15], " ", origin, " ", rate))
+	err := b.granting
+	b.mu.Unlock()
+	if err == nil {
+		b.change(asked, func(s *store.Subscription) { s.Permit(origin, rate, time.Now().UTC()) })
+	}
+	return err
+}
+
+// ask makes a subscription whose receiver is asked for permission.
+func (b *bench) ask(n byte, url string) *store.Subscription {
+	return b.make(n, func(s *store.Subscription) { s.ValidationKind, s.DataCallbackURL = store.ValidationCloudEvents, url })
 }
 
 func (b *bench) Send(ctx context.Context, sub *store.Subscription, p queue.Push) queue.Outcome {
@@ -221,11 +257,16 @@ func (b *bench) stop() {
 
 // add makes a subscription with a record under way.
 func (b *bench) add(n byte, url string) *store.Subscription {
+	return b.make(n, func(s *store.Subscription) { s.ValidationCallbackURL = url })
+}
+
+func (b *bench) make(n byte, finish func(*store.Subscription)) *store.Subscription {
 	b.m.mu.Lock()
 	s := &store.Subscription{
 		ID: store.SubscriptionID{15: n}, AccountID: "default", State: store.StatePending, Method: "GET", NumberOfRecords: 100,
-		ExportFormat: "application/json", DataCallbackURL: "http://data.example/in", ValidationCallbackURL: url,
+		ExportFormat: "application/json", DataCallbackURL: "http://data.example/in",
 	}
+	finish(s)
 	s.BeginValidation(time.Now().UTC().Truncate(time.Millisecond))
 	b.m.subs[s.ID] = s
 	b.m.mu.Unlock()
@@ -255,8 +296,9 @@ func inBubble(t *testing.T, test func(t *testing.T, b *bench)) {
 		b := &bench{t: t, m: &memory{subs: map[store.SubscriptionID]*store.Subscription{}}, registry: prometheus.NewRegistry(), answer: delivered}
 		h, err := New(Options{
 			Store: b.m, Sender: b, Settings: Settings{Timeout: 15 * time.Second}, Registerer: b.registry,
-			ConfirmationURL: func(id store.SubscriptionID) string { return "http://herald.example/" + id.String() },
-			Logger:          slog.New(slog.NewTextHandler(&b.log, nil)),
+			ConfirmationURL: func(s *store.Subscription) string { return "http://herald.example/" + s.ID.String() },
+			Origin:          func() string { return "herald.example" }, Grant: b.granted,
+			Logger: slog.New(slog.NewTextHandler(&b.log, nil)),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -300,7 +342,8 @@ func TestNewRefuses(t *testing.T) {
 	good := func() Options {
 		return Options{
 			Store: &memory{}, Sender: &bench{}, Settings: Settings{Timeout: time.Second},
-			ConfirmationURL: func(store.SubscriptionID) string { return "" },
+			ConfirmationURL: func(*store.Subscription) string { return "" }, Origin: func() string { return "" },
+			Grant: func(context.Context, *store.Subscription, string, int) error { return nil },
 		}
 	}
 	if h, err := New(good()); err != nil || h.Configure(Settings{}) == nil {
@@ -314,6 +357,8 @@ func TestNewRefuses(t *testing.T) {
 		"no store":            func(o *Options) { o.Store = nil },
 		"no sender":           func(o *Options) { o.Sender = nil },
 		"no confirmation URL": func(o *Options) { o.ConfirmationURL = nil },
+		"no origin":           func(o *Options) { o.Origin = nil },
+		"no grant":            func(o *Options) { o.Grant = nil },
 		"no timeout":          func(o *Options) { o.Settings.Timeout = 0 },
 		"too much jitter":     func(o *Options) { o.Settings.Jitter = 0.51 },
 		"negative jitter":     func(o *Options) { o.Settings.Jitter = -0.1 },

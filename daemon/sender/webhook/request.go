@@ -75,7 +75,7 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 	h["User-Agent"] = v[2:3:3]
 	h["Herald-Attempt"] = v[3:4:4]
 	h["Herald-Subscription"] = v[4:5:5]
-if p.Replay {
+	if p.Replay {
 		h["Herald-Replay"] = replayed
 	}
 	if body != nil {
