@@ -13,7 +13,6 @@ func TestContract_LaterCallsAreNotThere(t *testing.T) {
 		{"POST", "/messages/android"},
 		{"POST", "/messages"},
 		{"GET", "/implementations"},
-		{"GET", "/openapi.json"},
 	} {
 		h.admin().do(call[0], call[1], nil).problem(404)
 	}

@@ -33,7 +33,7 @@ type Options struct {
 	Queue queue.Queue
 	// Settings are the limits; Configure changes them later.
 	Settings Settings
-	// Version is told by GET /healthz; "" leaves it out.
+	// Version is told by GET /healthz and GET /openapi.json; "" leaves it out.
 	Version string
 	// CheckURL judges the URL of a callback by the policy for outgoing calls. Its error is shown to the
 	// caller and therefore written for people. It must be quick: it resolves no names. Nil allows all.
@@ -122,6 +122,7 @@ type API struct {
 	queue       queue.Queue
 	settings    atomic.Pointer[Settings]
 	version     string
+	description []byte // in OpenAPI
 	checkURL    func(*url.URL) error
 	changed     func(store.SubscriptionID)
 	operational func(context.Context, *store.Subscription, string)
@@ -155,7 +156,7 @@ func New(o Options) (*API, error) {
 		return nil, err
 	}
 	a := &API{
-		store: o.Store, queue: o.Queue, version: o.Version,
+		store: o.Store, queue: o.Queue, version: o.Version, description: describe(o.Version),
 		checkURL: o.CheckURL, changed: o.Changed, operational: o.Operational, status: o.Status, ready: o.Ready,
 		logger: o.Logger, gatherer: o.Gatherer, now: o.Now,
 		certificates: o.Certificates, decoding: make(chan struct{}, 1), origin: o.Origin,

@@ -114,6 +114,7 @@ func (a *API) routes() []route {
 			{method: del, scopes: subscribe, do: a.cancelReplay},
 		}},
 		{"/certificates/default", []*endpoint{{method: get, open: true, do: a.readCertificates}}},
+		{"/openapi.json", []*endpoint{{method: get, open: true, do: a.readOpenAPI}}},
 		{"/events", []*endpoint{
 			{method: get, scopes: read, query: page, do: a.listEvents},
 			{method: post, scopes: publish, reads: true, publishes: true, do: a.publish},
