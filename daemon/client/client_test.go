@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -86,6 +88,7 @@ func TestCalls(t *testing.T) {
 	at := time.Date(2026, 11, 22, 9, 0, 0, 5e6, time.FixedZone("x", 3600))
 	name := "N"
 	wait := 0.0
+	left := operations(t)
 	for _, c := range []struct {
 		name   string
 		call   func(*Client) (any, error)
@@ -416,6 +419,31 @@ func TestCalls(t *testing.T) {
 			"a 1\n", []byte("a 1\n"),
 		},
 		{
+			"validation",
+			func(c *Client) (any, error) { return c.RequestValidation(ctx, "s1") },
+			seen{"POST", "/subscriptions/s1/validation", "", "", ""},
+			`{"attempts":1}`,
+			Validation{Attempts: 1},
+		},
+		{
+			"confirmation",
+			func(c *Client) (any, error) { return nil, c.ConfirmSubscription(ctx, "s1", "1.x") },
+			seen{"POST", "/subscriptions/s1/confirmation", "application/json", "", `{"signature":"1.x"}`},
+			"", nil,
+		},
+		{
+			"certificates",
+			func(c *Client) (any, error) { return c.Certificates(ctx) },
+			seen{"GET", "/certificates/default", "", "", ""},
+			"PEM", []byte("PEM"),
+		},
+		{
+			"document",
+			func(c *Client) (any, error) { return c.OpenAPI(ctx) },
+			seen{"GET", "/openapi.json", "", "", ""},
+			"{}", []byte("{}"),
+		},
+		{
 			"accounts",
 			func(c *Client) (any, error) { return collect(c.Accounts(ctx)) },
 			seen{"GET", "/accounts", "", "", ""},
@@ -459,6 +487,11 @@ func TestCalls(t *testing.T) {
 			[]Delivery{{ID: "d8"}},
 		},
 	} {
+		for name, call := range left {
+			if call.MatchString(c.want.method + " " + c.want.target) {
+				delete(left, name)
+			}
+		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var got seen
@@ -489,6 +522,34 @@ func TestCalls(t *testing.T) {
 			}
 		})
 	}
+	for name := range left {
+		t.Errorf("no call of this client is %s", name)
+	}
+}
+
+// operations are the calls that the daemon describes, but those of version 1.1, with what their requests look like.
+func operations(t *testing.T) map[string]*regexp.Regexp {
+	t.Helper()
+	text, err := os.ReadFile(filepath.FromSlash("../api/openapi.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document struct {
+		Paths map[string]map[string]struct{ Deprecated bool }
+	}
+	if err := json.Unmarshal(text, &document); err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]*regexp.Regexp)
+	for path, item := range document.Paths {
+		for method, o := range item {
+			if !o.Deprecated {
+				name := strings.ToUpper(method) + " " + path
+				all[name] = regexp.MustCompile("^" + regexp.MustCompile(`\\\{\w+\\\}`).ReplaceAllString(regexp.QuoteMeta(name), `[^/?]+`) + `(\?.*)?$`)
+			}
+		}
+	}
+	return all
 }
 
 func TestCallsRefusedHere(t *testing.T) {

@@ -23,14 +23,27 @@ const maxMetrics = 16 << 20
 
 // Metrics returns the daemon's metrics in Prometheus' text format.
 func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
-	res, err := c.send(ctx, request{method: http.MethodGet, path: "/metrics"})
+	return c.page(ctx, "/metrics", maxMetrics)
+}
+
+// maxDocument bounds the description of the API, which has some hundred KiB.
+const maxDocument = 4 << 20
+
+// OpenAPI returns the description of the daemon's calls, an OpenAPI 3.1 document in JSON. It needs no token.
+func (c *Client) OpenAPI(ctx context.Context) ([]byte, error) {
+	return c.page(ctx, "/openapi.json", maxDocument)
+}
+
+// page reads an answer whole, as it is.
+func (c *Client) page(ctx context.Context, path string, most int64) ([]byte, error) {
+	res, err := c.send(ctx, request{method: http.MethodGet, path: path})
 	if err != nil {
 		return nil, err
 	}
 	defer closeBody(res)
-	b, err := io.ReadAll(&meter{r: res.Body, left: maxMetrics})
+	b, err := io.ReadAll(&meter{r: res.Body, left: most})
 	if err != nil {
-		return nil, fmt.Errorf("read the metrics: %w", err)
+		return nil, fmt.Errorf("read the answer to GET %s: %w", path, err)
 	}
 	return b, nil
 }

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"time"
 )
 
@@ -87,14 +85,5 @@ const maxChain = 1 << 20
 
 // Certificates returns the daemon's X.509 chain as PEM, with which receivers verify who sent a push. It needs no token.
 func (c *Client) Certificates(ctx context.Context) ([]byte, error) {
-	res, err := c.send(ctx, request{method: http.MethodGet, path: "/certificates/default"})
-	if err != nil {
-		return nil, err
-	}
-	defer closeBody(res)
-	b, err := io.ReadAll(&meter{r: res.Body, left: maxChain})
-	if err != nil {
-		return nil, fmt.Errorf("read the certificates: %w", err)
-	}
-	return b, nil
+	return c.page(ctx, "/certificates/default", maxChain)
 }
