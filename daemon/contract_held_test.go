@@ -14,7 +14,10 @@ func TestContract_P7_CatchingUpEnds(t *testing.T) {
 	id := h.subscribe(r.URL, nil)
 	h.admin().do("POST", "/subscriptions/"+id+"/pause", nil).is(200)
 	h.publishAll(3, nil)
+	g := r.hold(200)
 	h.enable(id)
+	h.eventually("it catches up", func() bool { return h.status(id)["catchingUp"] == true })
+	g.open()
 	r.wait(3)
 	h.eventually("catching up has ended", func() bool { return h.status(id)["catchingUp"] == nil })
 }

@@ -215,6 +215,7 @@ func (c *caller) do(method, path string, body any) *answer {
 	if err != nil {
 		c.h.t.Fatalf("%s %s: read the answer: %v", method, path, err)
 	}
+	openAPI().judge(c.h.t, req, readBody(c.h.t, req), resp, text)
 	return &answer{c.h.t, resp.StatusCode, resp.Header, text, method + " " + path}
 }
 
@@ -368,6 +369,9 @@ func receive(t *testing.T) *receiver {
 			return
 		}
 		p := push{req.Method, req.URL.String(), req.Header.Clone(), body, time.Now()}
+		if p.header.Get("Herald-Subscription") != "" {
+			openAPI().judgePush(t, p)
+		}
 		r.mu.Lock()
 		r.pushes = append(r.pushes, p)
 		n, answer := len(r.pushes), r.answer

@@ -23,7 +23,12 @@ func TestMain(m *testing.M) {
 	if path := os.Getenv(serveVariable); path != "" {
 		os.Exit(serveChild(path))
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if left := untouched(); code == 0 && len(left) > 0 {
+		fmt.Printf("%d things stand in %s, and no test has touched them:\n%s\n", len(left), openAPIFile, strings.Join(left, "\n"))
+		code = 1
+	}
+	os.Exit(code)
 }
 
 func serveChild(path string) int {
