@@ -43,8 +43,17 @@ func play(ctx context.Context, t *testing.T, c Command, fault string) (string, e
 	}
 	c.Executable = exe
 	var out bytes.Buffer
-	// A TMPDIR of its own shows whether anything is left behind.
-	dir := t.TempDir()
+	// A TMPDIR of its own shows whether anything is left behind. It is not t.TempDir, whose path has the name of the test in
+	// it and so may grow too long for a unix socket.
+	dir, err := os.MkdirTemp("", "demo-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	}()
 	err = c.run(ctx, cli.Streams{
 		Stdout: &out, Stderr: &out,
 		Environ: append(os.Environ(), faultVariable+"="+fault, "HERALD_LISTEN_ADDRESS=256.0.0.1:x", "HERALD_UNKNOWN=1"),
@@ -81,6 +90,7 @@ func TestDemo(t *testing.T) {
 	}
 	for _, want := range []string{
 		`lost +0\n`, `daemon killed and restarted +1\n`, `answered 500 on purpose +2\n`, `delivered twice +0\n`,
+		`delivered again by the replay +28\n`, `in XML, parsed +1\n`, `validation records, signed +1\n`,
 		`curl "\$HERALD/readyz"`, `curl --unix-socket "\$SOCKET" 'http://localhost/tokens'`,
 		`-H "Authorization: Bearer \$TOKEN"`, `kill -9 \d+`,
 	} {
@@ -94,27 +104,62 @@ func TestDemo(t *testing.T) {
 func TestDemoNoticesFaults(t *testing.T) {
 	t.Parallel()
 	for fault, step := range map[string]int{
-		"does not start":         1,
-		"anyone mints":           2,
-		"forgets resources":      3,
-		"other secret":           5,
-		"forgets the token":      5,
-		"rewrites data":          5,
-		"pushes everything":      5,
-		"delivers repeats":       7,
-		"no conflicts":           7,
-		"takes typos":            8,
-		"vague problems":         8,
-		"subscribes to anything": 8,
-		"does not retry":         9,
-		"new id for a retry":     9,
-		"counts wrong":           9,
-		"loses what it holds":    10,
-		"forgets attempts":       11,
-		"revoked tokens live on": 12,
-		"mute ping":              13,
-		"pushes after deletion":  14,
-		"no metrics":             15,
+		"does not start":                       1,
+		"anyone mints":                         2,
+		"forgets resources":                    3,
+		"other secret":                         5,
+		"forgets the token":                    5,
+		"rewrites data":                        5,
+		"pushes everything":                    5,
+		"delivers repeats":                     7,
+		"no conflicts":                         7,
+		"takes typos":                          8,
+		"vague problems":                       8,
+		"subscribes to anything":               8,
+		"active at once":                       9,
+		"no record":                            9,
+		"record of another secret":             9,
+		"record leads elsewhere":               9,
+		"record without signature":             9,
+		"pushes before confirmation":           9,
+		"pushes in secret before confirmation": 9,
+		"takes any signature":                  9,
+		"activates in secret":                  9,
+		"takes no signature":                   9,
+		"stays pending":                        9,
+		"pushes JSON for XML":                  10,
+		"ill-formed XML":                       10,
+		"XML with a forbidden name":            10,
+		"XML with a made-up name":              10,
+		"XML without repeats":                  10,
+		"XML of other numbers":                 10,
+		"XML with more":                        10,
+		"XML with less":                        10,
+		"XML of another id":                    10,
+		"XML of another type":                  10,
+		"XML of another root":                  10,
+		"XML that goes on":                     10,
+		"does not retry":                       11,
+		"new id for a retry":                   11,
+		"counts wrong":                         11,
+		"loses what it holds":                  12,
+		"forgets attempts":                     13,
+		"counts a replay wrong":                14,
+		"replays what it shall count":          14,
+		"replays with a new id":                14,
+		"replays without saying so":            14,
+		"replays not all":                      14,
+		"replays twice":                        14,
+		"replays what others got":              14,
+		"replays other data":                   14,
+		"replays with a wrong signature":       14,
+		"replays with an old signature":        14,
+		"sums a replay up wrong":               14,
+		"revoked tokens live on":               15,
+		"mute ping":                            16,
+		"pushes after deletion":                17,
+		"no metrics":                           18,
+		"replays once more later":              19,
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()
@@ -286,6 +331,7 @@ func TestPrintedCurlIsTheRequest(t *testing.T) {
 		{"POST", "/x/ping", "", ""},
 		{"DELETE", "/x/1", "", ""},
 		{"PUT", "/x", "application/json", `{"a":"it's \"$HOME\" ` + "`id`" + ` \\ %d"}`},
+		{"POST", "/x/confirmation", "application/x-www-form-urlencoded", "signature=1.a%2Bb-_%3D"},
 		{"POST", "/x", "application/x-ndjson", "{\"a\":1}\n\n{\"b\":\"ü\"}\n"},
 	} {
 		var out bytes.Buffer

@@ -121,6 +121,9 @@ func (t *story) account(context.Context) error {
 		if a.err != nil {
 			return fmt.Errorf("push %s was not genuine: %w", a.id, a.err)
 		}
+		if a.record != nil {
+			continue
+		}
 		if _, ok := t.due[a.id]; !ok {
 			return fmt.Errorf("push %s came, which nobody was to get", a.id)
 		}
@@ -128,15 +131,29 @@ func (t *story) account(context.Context) error {
 	if taken["invoice-4711"] != 1 {
 		return fmt.Errorf("the event published twice arrived %d times", taken["invoice-4711"])
 	}
-	t.out.proved("%d events were wanted, %d arrived, 0 lost", len(t.due), len(taken))
+	again := t.takenAgain()
+	for _, id := range t.replayed {
+		if again[id] != 1 {
+			return fmt.Errorf("the event %s was replayed once and came %d times", id, again[id])
+		}
+	}
+	if len(again) != len(t.replayed) {
+		return fmt.Errorf("%d events were to be replayed, and %d came", len(t.replayed), len(again))
+	}
+	t.out.proved("%d events were wanted, %d arrived, 0 lost; %d were replayed, each once", len(t.due), len(taken), len(t.replayed))
 	return nil
 }
 
-// taken counts the deliveries of each id.
-func (t *story) taken() map[string]int {
+// taken counts the deliveries of each id, without what a replay added to them.
+func (t *story) taken() map[string]int { return t.count(false) }
+
+// takenAgain counts what a replay delivered of each id.
+func (t *story) takenAgain() map[string]int { return t.count(true) }
+
+func (t *story) count(replay bool) map[string]int {
 	n := map[string]int{}
 	for _, a := range t.receiver.all() {
-		if a.taken() {
+		if a.taken() && a.record == nil && a.replay == replay {
 			n[a.id]++
 		}
 	}
@@ -145,15 +162,20 @@ func (t *story) taken() map[string]int {
 
 // figures sums up what happened.
 func (t *story) figures() []figure {
-	var verified, refusals, cut, repeated int
+	var verified, refusals, cut, repeated, again, inXML, records int
 	for _, a := range t.receiver.all() {
 		switch {
 		case a.err != nil:
+			continue
+		case a.record != nil:
+			records++
 			continue
 		case a.status == http.StatusInternalServerError:
 			refusals++
 		case a.status == broken:
 			cut++
+		case a.content != nil:
+			inXML++
 		}
 		verified++
 	}
@@ -161,15 +183,21 @@ func (t *story) figures() []figure {
 	for _, n := range taken {
 		repeated += n - 1
 	}
+	for _, n := range t.takenAgain() {
+		again += n
+	}
 	return []figure{
 		{"events accepted", strconv.Itoa(t.accepted)},
-		{"wanted by the subscription", strconv.Itoa(len(t.due))},
+		{"wanted by a subscription", strconv.Itoa(len(t.due))},
 		{"delivered", strconv.Itoa(len(taken))},
 		{"lost", strconv.Itoa(len(t.due) - len(taken))},
 		{"delivered twice", strconv.Itoa(repeated)},
+		{"delivered again by the replay", strconv.Itoa(again)},
 		{"pushes, all with a valid signature", strconv.Itoa(verified)},
 		{"  of them answered 500 on purpose", strconv.Itoa(refusals)},
 		{"  of them cut off by the kill", strconv.Itoa(cut)},
+		{"  of them in XML, parsed", strconv.Itoa(inXML)},
+		{"validation records, signed", strconv.Itoa(records)},
 		{"daemon killed and restarted", strconv.Itoa(t.restarts)},
 		{"took", round(time.Since(t.began))},
 	}

@@ -121,7 +121,7 @@ const receiverToken = "demo-receiver-token"
 
 func (t *story) input() client.SubscriptionInput {
 	return client.SubscriptionInput{
-		DataCallbackURL: t.receiver.url,
+		DataCallbackURL: t.receiver.url + hookPath,
 		Resource:        "project/proj1",
 		Events:          []string{"task.*"},
 		Authentication:  &client.Authentication{Type: "bearer", Token: receiverToken},
@@ -142,7 +142,7 @@ func (t *story) register(ctx context.Context, in client.SubscriptionInput) error
 		return fmt.Errorf("the new subscription is %q, and has a signing secret: %t", s.State, s.SigningSecret != "")
 	}
 	t.subscription = s
-	return t.receiver.trust(s.SigningSecret, receiverToken)
+	return t.receiver.trust(hookPath, s.SigningSecret, "application/json", readJSON)
 }
 
 func (t *story) subscribe(ctx context.Context) error {
@@ -151,6 +151,6 @@ func (t *story) subscribe(ctx context.Context) error {
 	}
 	t.variable("SUBSCRIPTION", t.subscription.ID)
 	t.out.note("signing secret, told this once: %s", t.subscription.SigningSecret)
-	t.out.proved("active: task.* on project/proj1 goes to %s", t.receiver.url)
+	t.out.proved("active: task.* on project/proj1 goes to %s", t.subscription.DataCallbackURL)
 	return nil
 }

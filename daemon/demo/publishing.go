@@ -83,6 +83,40 @@ func (t *story) publishMany(ctx context.Context) error {
 	return nil
 }
 
+// publishXML subscribes a receiver of XML and publishes what is hard to say in XML.
+func (t *story) publishXML(ctx context.Context) error {
+	in := t.input()
+	in.DataCallbackURL, in.ExportFormat = t.receiver.url+xmlPath, "application/xml"
+	in.Resource, in.Events, in.Delivery = "order/o-77", []string{"order.*"}, nil
+	api, err := t.as()
+	if err != nil {
+		return err
+	}
+	s, err := api.CreateSubscription(ctx, in)
+	if err != nil {
+		return err
+	}
+	if err := t.receiver.trust(xmlPath, s.SigningSecret, in.ExportFormat, readXML); err != nil {
+		return err
+	}
+	data := []byte(`{"total":250.00,"customer":{"name":"Grün & Söhne"},"items":[{"sku":"A-1","count":2},{"sku":"B-7","count":1}],"unit price":"< 125 €"}`)
+	id, err := api.Publish(ctx, client.Event{Type: "order.paid", Resource: in.Resource, Data: data})
+	if err != nil {
+		return err
+	}
+	t.expect(id, data)
+	as, err := t.arrived(ctx, id)
+	if err != nil {
+		return err
+	}
+	if a := as[0]; a.path != xmlPath || a.eventType != "order.paid" || a.resource != in.Resource {
+		return fmt.Errorf("the push came to %s and tells of %q on %q", a.path, a.eventType, a.resource)
+	}
+	t.out.note("%s", as[0].data)
+	t.out.proved("verified, parsed, and compared with the JSON: members are elements, the array is repeated, a name that XML forbids is in an attribute")
+	return nil
+}
+
 func (t *story) repeat(ctx context.Context) error {
 	api, err := t.as()
 	if err != nil {

@@ -5,13 +5,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -47,14 +47,19 @@ type state struct {
 	Subs       map[string]*subscription
 	Events     map[string]*event
 	Deliveries []*delivery
+	Replays    map[string]int // deliveries, by id
 	Next       int
 }
 
 type subscription struct {
 	ID, Resource, URL, Token, Secret string
+	Format, State                    string
 	Events                           []string
 	Waits                            []string
 }
+
+// proof is the signature that confirms a subscription.
+const proof = "1795437792403.zIxcdURapmVCnb"
 
 type event struct {
 	ID, Type, Resource string
@@ -91,7 +96,7 @@ func runStandIn(config string) error {
 	s.file = filepath.Join(dir, "state.json")
 	s.state = state{
 		Tokens: map[string]map[string]any{}, Resources: map[string]string{},
-		Subs: map[string]*subscription{}, Events: map[string]*event{},
+		Subs: map[string]*subscription{}, Events: map[string]*event{}, Replays: map[string]int{},
 	}
 	if b, err := os.ReadFile(s.file); err == nil {
 		if err := json.Unmarshal(b, &s.state); err != nil {
@@ -173,7 +178,7 @@ func (s *standIn) routes(admin bool) http.Handler {
 			secret, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 			token := s.state.Tokens[secret]
 			switch {
-			case admin:
+			case admin, strings.HasSuffix(pattern, "/confirmation"):
 			case token == nil:
 				refuse(w, r, 401, "no valid token")
 				return
@@ -240,7 +245,32 @@ func (s *standIn) routes(admin bool) http.Handler {
 			refuse(w, r, 404, "there is no such subscription")
 			return
 		}
-		answer(w, 200, map[string]string{"id": r.PathValue("id")})
+		answer(w, 200, map[string]string{"id": r.PathValue("id"), "state": s.state.Subs[r.PathValue("id")].State})
+	})
+	handle("POST /subscriptions/{id}/confirmation", func(w http.ResponseWriter, r *http.Request) {
+		in := struct{ Signature string }{r.FormValue("signature")}
+		if r.Header.Get("Content-Type") == "application/json" {
+			_ = json.NewDecoder(r.Body).Decode(&in)
+		}
+		sub := s.state.Subs[r.PathValue("id")]
+		switch {
+		case in.Signature != proof && s.fault == "activates in secret":
+			sub.State = "active"
+			fallthrough
+		case in.Signature != proof && s.fault != "takes any signature", s.fault == "takes no signature":
+			refuse(w, r, 403, "it is not the signature of this subscription")
+			return
+		case s.fault != "stays pending":
+			sub.State = "active"
+		}
+		w.WriteHeader(204)
+	})
+	handle("POST /subscriptions/{id}/replay", s.replay)
+	handle("GET /subscriptions/{id}/replays/{replay}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, 200, map[string]any{
+			"id": r.PathValue("replay"), "state": "done", "deliveries": s.state.Replays[r.PathValue("replay")],
+			"createdAt": time.Now(), "endedAt": time.Now(),
+		})
 	})
 	handle("DELETE /subscriptions/{id}", func(w http.ResponseWriter, r *http.Request) {
 		if s.fault != "pushes after deletion" {
@@ -252,6 +282,10 @@ func (s *standIn) routes(admin bool) http.Handler {
 		e := &event{ID: s.id("evt_"), Type: "herald.ping", Data: []byte(`{}`)}
 		if s.fault == "mute ping" {
 			e.Type = "task.create"
+		}
+		if s.fault == "replays once more later" {
+			sub, e := s.state.Subs[r.PathValue("id")], s.state.Events[s.state.Deliveries[0].EventID]
+			s.send(sub, sub.URL, e.ID, "application/json", envelope(e, e.ID), time.Now(), http.Header{"Herald-Replay": {"true"}})
 		}
 		s.state.Events[e.ID] = e
 		s.fanOut(e, s.state.Subs[r.PathValue("id")])
@@ -271,7 +305,7 @@ func (s *standIn) routes(admin bool) http.Handler {
 		q := r.URL.Query()
 		out := []map[string]any{}
 		for _, d := range slices.Backward(s.state.Deliveries) {
-			if (q.Get("event") == "" || q.Get("event") == d.EventID) && (q.Get("state") == "" || q.Get("state") == d.State) {
+			if (q.Get("subscription") == "" || q.Get("subscription") == d.SubID) && (q.Get("event") == "" || q.Get("event") == d.EventID) && (q.Get("state") == "" || q.Get("state") == d.State) {
 				out = append(out, s.show(d))
 			}
 		}
@@ -302,11 +336,12 @@ func (s *standIn) show(d *delivery) map[string]any {
 
 func (s *standIn) createSubscription(w http.ResponseWriter, r *http.Request) {
 	var in struct {
-		DataCallbackURL, Resource string
-		Events                    []string
-		NumberOfRecords           int
-		Authentication            struct{ Token string }
-		Delivery                  struct{ RetrySchedule []string }
+		DataCallbackURL, ValidationCallbackURL, ExportFormat, Resource, SigningSecret string
+
+		Events          []string
+		NumberOfRecords int
+		Authentication  struct{ Token string }
+		Delivery        struct{ RetrySchedule []string }
 	}
 	_ = json.NewDecoder(r.Body).Decode(&in)
 	if _, known := s.state.Resources[in.Resource]; !known && in.Resource != "" && s.fault != "subscribes to anything" {
@@ -316,13 +351,107 @@ func (s *standIn) createSubscription(w http.ResponseWriter, r *http.Request) {
 	sub := &subscription{
 		ID: s.id("sub-"), Resource: in.Resource, URL: in.DataCallbackURL, Token: in.Authentication.Token,
 		Secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", Events: in.Events, Waits: in.Delivery.RetrySchedule,
+		State: "active", Format: in.ExportFormat,
 	}
 	s.state.Subs[sub.ID] = sub
 	secret := sub.Secret
 	if s.fault == "other secret" {
 		secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 	}
-	answer(w, 200, map[string]any{"id": sub.ID, "state": "active", "signingSecret": secret})
+	if in.SigningSecret != "" {
+		sub.Secret = in.SigningSecret
+	}
+	if in.ValidationCallbackURL != "" {
+		s.validate(r, sub, in.ValidationCallbackURL)
+	}
+	answer(w, 200, map[string]any{"id": sub.ID, "state": sub.State, "dataCallbackURL": sub.URL, "signingSecret": secret})
+}
+
+// validate sends the validation record of a new subscription.
+func (s *standIn) validate(r *http.Request, sub *subscription, to string) {
+	record := map[string]string{"confirmationURL": "http://" + r.Host + "/subscriptions/" + sub.ID + "/confirmation", "signature": proof}
+	signer := *sub
+	switch s.fault {
+	case "record of another secret":
+		signer.Secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+	case "record leads elsewhere":
+		record["confirmationURL"] = "http://" + r.Host + "/subscriptions/sub-0/confirmation"
+	case "record without signature":
+		delete(record, "signature")
+	}
+	if s.fault != "active at once" {
+		sub.State = "pending"
+	}
+	body, err := json.Marshal(record)
+	if err != nil {
+		panic(err)
+	}
+	if s.fault != "no record" {
+		s.send(&signer, to, "val_1", "application/json", body, time.Now(), nil)
+	}
+}
+
+// replay pushes again what was delivered to the subscription, before it answers.
+func (s *standIn) replay(w http.ResponseWriter, r *http.Request) {
+	var in struct{ DryRun bool }
+	_ = json.NewDecoder(r.Body).Decode(&in)
+	sub := s.state.Subs[r.PathValue("id")]
+	var events []*event
+	for _, d := range s.state.Deliveries {
+		if d.SubID == sub.ID || s.fault == "replays what others got" && !in.DryRun {
+			events = append(events, s.state.Events[d.EventID])
+		}
+	}
+	if in.DryRun {
+		n := len(events)
+		if s.fault == "counts a replay wrong" {
+			n++
+		}
+		answer(w, 200, map[string]int{"count": n})
+		if s.fault != "replays what it shall count" {
+			return
+		}
+	}
+	again, times := *sub, 1
+	header, now := http.Header{"Herald-Replay": {"true"}}, time.Now()
+	id := func(e *event) string { return e.ID }
+	switch s.fault {
+	case "replays with a new id":
+		id = func(e *event) string { return e.ID + "-again" }
+	case "replays without saying so":
+		header = nil
+	case "replays not all":
+		events = events[1:]
+	case "replays twice":
+		times = 2
+	case "replays with a wrong signature":
+		again.Secret = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+	case "replays with an old signature":
+		now = now.Add(-time.Minute)
+	case "replays other data":
+		for i, e := range events {
+			e := *e
+			e.Data = []byte(`{}`)
+			events[i] = &e
+		}
+	}
+	for range times {
+		for _, e := range events {
+			s.send(&again, sub.URL, id(e), "application/json", envelope(e, id(e)), now, header)
+		}
+	}
+	if in.DryRun {
+		return
+	}
+	made := s.id("rpl_")
+	s.state.Replays[made] = len(events)
+	if s.fault == "replays what others got" {
+		s.state.Replays[made] = 28
+	}
+	if s.fault == "sums a replay up wrong" || s.fault == "replays not all" {
+		s.state.Replays[made]++
+	}
+	answer(w, 202, map[string]string{"id": made, "state": "running"})
 }
 
 func (s *standIn) publish(w http.ResponseWriter, r *http.Request) {
@@ -384,8 +513,12 @@ func (s *standIn) publish(w http.ResponseWriter, r *http.Request) {
 		s.state.Events[e.ID] = e
 		out = append(out, map[string]string{"id": e.ID})
 		for _, sub := range s.state.Subs {
-			if sub.Resource == "" || sub.Resource == e.Resource || s.fault == "pushes everything" {
+			switch {
+			case sub.Resource != "" && sub.Resource != e.Resource && s.fault != "pushes everything":
+			case sub.State == "active" || s.fault == "pushes before confirmation":
 				s.fanOut(e, sub)
+			case s.fault == "pushes in secret before confirmation":
+				s.push(sub, e, 1)
 			}
 		}
 	}
@@ -430,7 +563,7 @@ func (s *standIn) deliver(d *delivery) {
 		if err != nil {
 			panic(err)
 		}
-		time.Sleep(wait)
+		time.Sleep(wait / 10) // the demo looks at what comes, not at when: this spares each test seconds
 	}
 }
 
@@ -439,8 +572,93 @@ func (s *standIn) push(sub *subscription, e *event, attempt int) int {
 	if s.fault == "new id for a retry" && attempt > 1 {
 		id += "x"
 	}
-	body := fmt.Appendf(nil, `{"id":%q,"type":%q,"resource":%q,"data":%s}`, id, e.Type, e.Resource, e.Data)
-	now := time.Now()
+	if s.fault == "counts wrong" {
+		attempt = 1
+	}
+	contentType, body := "application/json", envelope(e, id)
+	if sub.Format == "application/xml" && s.fault != "pushes JSON for XML" {
+		contentType, body = sub.Format, s.xml(e)
+	}
+	return s.send(sub, sub.URL, id, contentType, body, time.Now(), http.Header{"Herald-Attempt": {strconv.Itoa(attempt)}})
+}
+
+func envelope(e *event, id string) []byte {
+	return fmt.Appendf(nil, `{"id":%q,"type":%q,"resource":%q,"data":%s}`, id, e.Type, e.Resource, e.Data)
+}
+
+// xml is the envelope as XML.
+func (s *standIn) xml(e *event) []byte {
+	d := json.NewDecoder(bytes.NewReader(e.Data))
+	if s.fault != "XML of other numbers" {
+		d.UseNumber()
+	}
+	var data any
+	if err := d.Decode(&data); err != nil {
+		panic(err)
+	}
+	id, typ, root := e.ID, e.Type, "record"
+	switch s.fault {
+	case "XML of another id":
+		id = "evt_0"
+	case "XML of another type":
+		typ = "order.sent"
+	case "XML of another root":
+		root = "event"
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "<%s><id>%s</id><type>%s</type><resource>%s</resource>", root, id, typ, e.Resource)
+	s.element(&b, "data", data)
+	fmt.Fprintf(&b, "</%s>", root)
+	if s.fault == "XML that goes on" {
+		b.WriteString("<record></record>")
+	}
+	return b.Bytes()
+}
+
+func (s *standIn) element(b *bytes.Buffer, name string, value any) {
+	start, end := name, name
+	if strings.Contains(name, " ") && s.fault != "XML with a forbidden name" {
+		start, end = `field name="`+name+`"`, "field"
+		if s.fault == "XML with a made-up name" {
+			start, end = "unit_price", "unit_price"
+		}
+	}
+	b.WriteString("<" + start + ">")
+	switch v := value.(type) {
+	case map[string]any:
+		if s.fault == "XML with more" && name == "data" {
+			b.WriteString("<more>1</more>")
+		}
+		for key, value := range v {
+			values, many := value.([]any)
+			switch {
+			case s.fault == "XML with less" && key == "total":
+			case many && s.fault != "XML without repeats":
+				for _, x := range values {
+					s.element(b, key, x)
+				}
+			default:
+				s.element(b, key, value)
+			}
+		}
+	case []any:
+		for _, x := range v {
+			s.element(b, "item", x)
+		}
+	case string:
+		if s.fault == "ill-formed XML" {
+			b.WriteString(v)
+		} else if err := xml.EscapeText(b, []byte(v)); err != nil {
+			panic(err)
+		}
+	default:
+		fmt.Fprint(b, v)
+	}
+	b.WriteString("</" + end + ">")
+}
+
+// send signs a request, makes it, and returns the status of the answer.
+func (s *standIn) send(sub *subscription, to, id, contentType string, body []byte, now time.Time, header http.Header) int {
 	wh, err := standardwebhooks.NewWebhook(sub.Secret)
 	if err != nil {
 		panic(err)
@@ -449,21 +667,15 @@ func (s *standIn) push(sub *subscription, e *event, attempt int) int {
 	if err != nil {
 		panic(err)
 	}
-	target, err := url.Parse(sub.URL)
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, to, bytes.NewReader(body))
 	if err != nil {
 		panic(err)
 	}
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, target.String(), bytes.NewReader(body))
-	if err != nil {
-		panic(err)
-	}
-	if s.fault == "counts wrong" {
-		attempt = 1
-	}
+	maps.Copy(req.Header, header)
+	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("webhook-id", id)
 	req.Header.Set("webhook-timestamp", strconv.FormatInt(now.Unix(), 10))
 	req.Header.Set("webhook-signature", signature)
-	req.Header.Set("Herald-Attempt", strconv.Itoa(attempt))
 	if s.fault != "forgets the token" {
 		req.Header.Set("Authorization", "Bearer "+sub.Token)
 	}

@@ -40,6 +40,8 @@ type story struct {
 	restarts int
 	// retried is the event whose first pushes were answered with 500.
 	retried string
+	// replayed are the events that must have arrived once more by a replay.
+	replayed []string
 }
 
 func newStory(out *printer, d *daemon, r *receiver) *story {
@@ -62,9 +64,12 @@ func (t *story) steps() []step {
 		{"Publish several: a JSON array, and NDJSON", t.publishMany},
 		{"Repeat an id: nothing happens twice", t.repeat},
 		{"Send a bad request: the answer says what is wrong", t.badRequest},
+		{"Ask the receiver first: nothing is pushed until it has confirmed", t.confirm},
+		{"Push as XML: the receiver parses it and finds what was published", t.publishXML},
 		{"The receiver fails and recovers: the same push comes again", t.failAndRecover},
 		{"Kill the daemon (kill -9) with work in its hands: nothing is lost", t.killAndRestart},
 		{"Look after deliveries: every attempt is on record", t.deliveryLog},
+		{"The receiver has lost everything: replay it", t.replay},
 		{"Replace the access token without a gap", t.rotateToken},
 		{"Ping the subscription", t.ping},
 		{"Delete the subscription: no push starts afterwards", t.unsubscribe},
@@ -129,14 +134,18 @@ func (t *story) expect(id string, data []byte) {
 	t.accepted++
 }
 
-// arrived waits for pushes and checks that each carries its data byte for byte.
+// arrived waits for pushes and checks that each carries its data: byte for byte, or all of it as XML.
 func (t *story) arrived(ctx context.Context, ids ...string) ([]arrival, error) {
 	as, err := t.receiver.awaitTaken(ctx, ids...)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range as {
-		if !bytes.Equal(a.data, t.due[a.id]) {
+		if a.content != nil {
+			if err := a.content.carries(t.due[a.id]); err != nil {
+				return nil, fmt.Errorf("the XML of %s is not what was published: %w:\n%s", a.id, err, a.data)
+			}
+		} else if !bytes.Equal(a.data, t.due[a.id]) {
 			return nil, fmt.Errorf("the data of %s is %q, published was %q", a.id, a.data, t.due[a.id])
 		}
 	}
