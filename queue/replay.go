@@ -44,7 +44,8 @@ type Replay struct {
 	// Failed: only deliveries that were tried or given up and have not arrived: those that are retrying, dead or
 	// discarded.
 	Failed bool
-	// Rate is how many deliveries a second are to become due. The queue keeps it for whoever advances the replay.
+	// Rate is how many deliveries a second are to become due, 0 for as many as possible. The queue keeps it for whoever
+	// advances the replay.
 	Rate float64
 
 	// The rest is set by the queue.

@@ -122,14 +122,12 @@ func TestReplayCounts(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	_, path := b.subscribe(`{"dataCallbackURL":"https://h.example/x","events":["task.*"],"resource":"project/proj1","filter":{"n":{"$gt":1}}}`)
-	for _, ev := range []*queue.Event{
+	b.queue.events = []*queue.Event{
 		{Type: "task.create", Resource: "project/proj1", AccountID: "acme", Data: []byte(`{"n":2}`)},
 		{Type: "task.create", Resource: "project/proj1", AccountID: "acme", Data: []byte(`{"n":1}`)},
 		{Type: "task.create", Resource: "project/proj2", AccountID: "acme", Data: []byte(`{"n":2}`)},
 		{Type: "user.create", Resource: "project/proj1", AccountID: "acme", Data: []byte(`{"n":2}`)},
 		{Type: "task.create", Resource: "project/proj1", AccountID: "other", Data: []byte(`{"n":2}`)},
-	} {
-		b.queue.events = append(b.queue.events, ev)
 	}
 	b.request(http.MethodPost, path+"/pause", "sub", "")
 	if w := b.request(http.MethodPost, path+"/replay?date=2026-11-20&dryRun=true", "sub", ""); w.Code != 200 || w.Body.String() != `{"count":1}` || len(b.queue.replays) != 0 {

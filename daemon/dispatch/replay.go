@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -18,10 +19,12 @@ const (
 	// scheduled retry at most.
 	replayAhead   = 64
 	replayRecords = 1000
-	// A replay is looked at again after as long as half of that takes at its rate, between replayMin and replayMax, and
+	// A replay is looked at again after as long as half of that takes at its rate, between replayAtLeast and replayAtMost, and
 	// less and less often while nothing of it is taken.
-	replayMin = 10 * time.Millisecond
-	replayMax = time.Second
+	replayAtLeast = 10 * time.Millisecond
+	replayAtMost  = time.Second
+	// fastestReplay stands for no rate.
+	fastestReplay = 1e6
 	// replaysAtOnce is how many replays wait for the disk together, so that they share its commits.
 	replaysAtOnce = 32
 )
@@ -104,7 +107,7 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 		}
 		return storeDelay
 	case sub.State != store.StateActive:
-		return replayMax // Changed says when to look before that
+		return replayAtMost // Changed says when to look before that
 	}
 	replays := d.queue.Replays(id)
 	i := slices.IndexFunc(replays, func(r queue.Replay) bool { return r.State == queue.ReplayRunning })
@@ -113,7 +116,8 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 	}
 	r := &replays[i]
 	now := time.Now()
-	every := time.Duration(float64(time.Second) / r.Rate)
+	rate := cmp.Or(r.Rate, fastestReplay)
+	every := time.Duration(float64(time.Second) / rate)
 	waiting := int(d.queue.LaneStats(id).Replayed)
 	if p.id != r.ID {
 		// What was made due before a restart, or by the one before, goes at its time.
@@ -124,15 +128,15 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 	}
 	records := d.recordsOf(id, sub)
 	ahead := max(replayAhead, min(replayAhead*records, replayRecords))
-	pause := min(max(time.Duration(float64(ahead)/2/r.Rate*float64(time.Second)), replayMin), replayMax)
+	pause := min(max(time.Duration(float64(ahead)/2/rate*float64(time.Second)), replayAtLeast), replayAtMost)
 	limit := ahead - waiting
 	if soon := pause - p.due.Sub(now); soon >= 0 {
-		limit = min(limit, 1+int(soon.Seconds()*r.Rate))
+		limit = min(limit, 1+int(soon.Seconds()*rate))
 	} else {
 		return -soon
 	}
 	if limit <= 0 {
-		p.idle = min(max(2*p.idle, pause), replayMax)
+		p.idle = min(max(2*p.idle, pause), replayAtMost)
 		return p.idle
 	}
 	p.idle = 0
@@ -157,7 +161,7 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 	}
 	switch {
 	case n > 0:
-		return max(time.Until(p.due)-pause/2, replayMin)
+		return max(time.Until(p.due)-pause/2, replayAtLeast)
 	case after.Reached.After(r.Reached):
 		return 0 // there was nothing for it in what was looked at
 	}

@@ -133,6 +133,9 @@ func FuzzFate(f *testing.F) {
 	f.Add(fate{state: fateDead, attempts: 1, at: 5, reason: queue.ReasonExhausted}.encode())
 	f.Add(fate{state: fateRetrying, attempts: 3, retries: 2, at: 1_700_000_000_000, batch: 1 << 40}.encode())
 	f.Add(fate{state: fateRetrying, byHand: true, attempts: 3, at: 1_700_000_000_000, reason: queue.ReasonExhausted}.encode())
+	for _, v := range replayedFates() {
+		f.Add(v.encode())
+	}
 	f.Fuzz(func(t *testing.T, value []byte) {
 		v, err := decodeFate(value)
 		if err != nil {
@@ -142,6 +145,72 @@ func FuzzFate(f *testing.F) {
 			t.Errorf("%+v became %+v, %v", v, again, err)
 		}
 	})
+}
+
+// replayedFates are those that replays make.
+func replayedFates() []fate {
+	return []fate{
+		{state: fateRetrying, replay: true, byHand: true, was: fateDead, attempts: 3, at: 5, reason: queue.ReasonExhausted},
+		{state: fateRetrying, replay: true, byHand: true, was: fateDead, attempts: 3, at: 5, batch: 7, reason: queue.ReasonExhausted},
+		{state: fateRetrying, replay: true, byHand: true, extra: true, at: 5},
+		{state: fateRetrying, replay: true, attempts: 1, retries: 1, at: 5, extra: true},
+		{state: fateRetrying, replay: true, attempts: 1, retries: 1, at: 5, batch: 7},
+		{state: fateRetrying, byHand: true, attempts: 1, at: 5, extra: true},
+		{state: fateDelivered, attempts: 1, at: 5, extra: true},
+	}
+}
+
+func TestReplayedFates(t *testing.T) {
+	t.Parallel()
+	for _, want := range replayedFates() {
+		value := want.encode()
+		if got, err := decodeFate(value); err != nil || got != want || isExtra(value) != want.extra {
+			t.Errorf("%+v became %+v, %v", want, got, err)
+		}
+		// The reason is the rest, so only what is before it can be missing.
+		for n := range len(value) - len(want.reason) {
+			if _, err := decodeFate(value[:n]); err == nil {
+				t.Errorf("%+v cut to %d bytes was taken", want, n)
+			}
+		}
+	}
+}
+
+func sampleReplay() *replay {
+	return &replay{Replay: queue.Replay{
+		ID: queue.ReplayID{1, 2}, Lane: queue.Lane{3}, AccountID: "acme", Since: timeOf(-5), Until: timeOf(1_700_000_000_000), Failed: true, Rate: 0.5,
+		State: queue.ReplayCancelled, CreatedAt: timeOf(7), EndedAt: timeOf(8), Reached: timeOf(9), Deliveries: 10,
+	}, to: 1 << 40, next: 12}
+}
+
+func FuzzReplay(f *testing.F) {
+	key := keyReplay(4, queue.ReplayID{1, 2})
+	f.Add(sampleReplay().encode())
+	f.Add((&replay{Replay: queue.Replay{State: queue.ReplayRunning}}).encode())
+	f.Fuzz(func(t *testing.T, value []byte) {
+		r, err := decodeReplay(queue.Lane{3}, key, value)
+		if err != nil {
+			return
+		}
+		again, err := decodeReplay(queue.Lane{3}, key, r.encode())
+		if err != nil || *again != *r {
+			t.Errorf("%+v became %+v, %v", r, again, err)
+		}
+	})
+}
+
+func TestReplayRecord(t *testing.T) {
+	t.Parallel()
+	want := sampleReplay()
+	value := want.encode()
+	if got, err := decodeReplay(want.Lane, keyReplay(4, want.ID), value); err != nil || *got != *want {
+		t.Errorf("%+v became %+v, %v", want, got, err)
+	}
+	for n := range value {
+		if _, err := decodeReplay(want.Lane, keyReplay(4, want.ID), value[:n]); err == nil {
+			t.Errorf("a replay cut to %d bytes was taken", n)
+		}
+	}
 }
 
 func FuzzExtent(f *testing.F) {

@@ -41,11 +41,13 @@ const (
 	fateTogether fateState = 5
 	// fateByHand is fateRetrying of one made due by hand; it is only seen on disk.
 	fateByHand fateState = 6
+)
 
-	// These are added to a state on disk: made due by a replay and tried since, made due by one and not tried since, extra.
-	flagReplay  fateState = 0x10
-	flagReplays fateState = 0x20
-	flagExtra   fateState = 0x40
+// These are added to a state on disk: made due by a replay and tried since, made due by one and not tried since, extra.
+const (
+	flagReplay  = 0x10
+	flagReplays = 0x20
+	flagExtra   = 0x40
 )
 
 // waitsReplay says whether a fate was made due by a replay and not tried since.

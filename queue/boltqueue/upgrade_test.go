@@ -2,6 +2,7 @@ package boltqueue
 
 import (
 	"compress/gzip"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -10,19 +11,34 @@ import (
 	"herald/queue"
 )
 
-// A file of the first version, left by a daemon that was killed: events of two lanes, one of them paused with retries and first
-// attempts waiting, the other dropped.
-func TestOpenFirstVersion(t *testing.T) {
+// Files of older versions, left by daemons that were killed. The first has events of two lanes, one of them paused with retries and first
+// attempts waiting, the other dropped; the second a batch that waits to be tried again, and deliveries made due by hand.
+func TestOpenOlderVersions(t *testing.T) {
 	t.Parallel()
+	for version, want := range []struct {
+		stats      queue.Stats
+		deliveries int
+		event      string
+	}{
+		{queue.Stats{Events: 8, Pending: 3, Retrying: 5}, 16, "v1-3"},
+		{queue.Stats{Events: 5, Pending: 2, Retrying: 10}, 15, "v2-3"},
+	} {
+		openOlder(t, version+1, want.stats, want.deliveries, want.event)
+	}
+}
+
+func openOlder(t *testing.T, version int, want queue.Stats, deliveries int, event string) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), FileName)
-	unpack(t, filepath.Join("testdata", "queue-v1.db.gz"), path)
+	unpack(t, filepath.Join("testdata", fmt.Sprintf("queue-v%d.db.gz", version)), path)
 	for _, opened := range []string{"brought up to date", "opened again"} {
+		opened = fmt.Sprintf("version %d, %s", version, opened)
 		q, stop := start(t, Options{Path: path})
-		if s := q.Stats(); s.Events != 8 || s.Pending != 3 || s.Retrying != 5 {
+		if s := q.Stats(); s.Events != want.Events || s.Pending != want.Pending || s.Retrying != want.Retrying || s.Dead != want.Dead {
 			t.Errorf("%s: %+v", opened, s)
 		}
 		list, err := q.Deliveries(t.Context(), queue.DeliveryFilter{Limit: 100})
-		if err != nil || len(list) != 16 {
+		if err != nil || len(list) != deliveries {
 			t.Errorf("%s: %d deliveries (%v)", opened, len(list), err)
 		}
 		for _, d := range list {
@@ -31,7 +47,7 @@ func TestOpenFirstVersion(t *testing.T) {
 				t.Errorf("%s: %+v has %d attempts in its log (%v)", opened, d, len(log), err)
 			}
 		}
-		if _, err := q.Event(t.Context(), "default", "v1-3"); err != nil {
+		if _, err := q.Event(t.Context(), "default", event); err != nil {
 			t.Errorf("%s: %v", opened, err)
 		}
 		if err := q.Check(t.Context()); err != nil {
