@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,14 +34,20 @@ func TestCrash(t *testing.T) {
 		cycles = 6
 	}
 	c := newCrash(t, "")
-	for range cycles {
+	for i := range cycles {
+		if i == cycles-4 {
+			c.replay() // the last kills hit it
+		}
 		c.cycle()
 	}
 	c.finish()
+	if n := c.notReplayed(); n > 0 {
+		t.Errorf("%d of %d events were not replayed", n, len(c.wanted))
+	}
 	if missing := c.missing(); len(missing) > 0 {
 		t.Fatalf("%d of %d acknowledged deliveries were lost, such as %s", len(missing), len(crashReceivers())*len(c.acked), missing[0])
 	}
-	t.Logf("%d kills, %d events acknowledged, %d pushes", cycles, len(c.acked), c.pushes.Load())
+	t.Logf("%d kills, %d events acknowledged, %d of them before the replay, %d pushes", cycles+1, len(c.acked), len(c.wanted), c.pushes.Load())
 }
 
 // TestCrashFindsEarlyAcknowledgement is the proof that TestCrash can fail: with a front that answers 202
@@ -143,10 +151,16 @@ type crash struct {
 	acked   map[string]bool
 	arrived map[string]bool // receiver and event id
 	latest  string          // at the receiver in strict order
+
+	always   string          // the subscription whose receiver always works
+	wanted   []string        // events acknowledged before the replay to it
+	replayed map[string]bool // by event id
 }
 
 func newCrash(t *testing.T, front string) *crash {
-	c := &crash{t: t, dir: t.TempDir(), address: freeAddress(t), acked: map[string]bool{}, arrived: map[string]bool{}}
+	c := &crash{
+		t: t, dir: t.TempDir(), address: freeAddress(t), acked: map[string]bool{}, arrived: map[string]bool{}, replayed: map[string]bool{},
+	}
 	c.publish = c.address
 	c.config = configFile(t, c.dir, c.address, "log: {level: warn}")
 	if front != "" {
@@ -162,6 +176,12 @@ func newCrash(t *testing.T, front string) *crash {
 				w.WriteHeader(http.StatusInternalServerError)
 				return
 			}
+			if id := r.Header.Get("Webhook-Id"); r.Header.Get("Herald-Replay") != "" {
+				c.mu.Lock()
+				c.replayed[id] = true
+				c.mu.Unlock()
+				return
+			}
 			var batch struct{ Records []struct{ ID string } }
 			if x.batches && json.Unmarshal(text, &batch) == nil {
 				for _, record := range batch.Records {
@@ -174,13 +194,48 @@ func newCrash(t *testing.T, front string) *crash {
 		t.Cleanup(r.Close)
 		waits := strings.TrimSuffix(strings.Repeat(`"1s",`, 50), ",")
 		body := fmt.Sprintf(`{"dataCallbackURL":%q,%s"delivery":{%s"retrySchedule":[%s]}}`, r.URL, x.members, x.policy, waits)
-		if _, err := c.post(c.address, "/subscriptions", body); err != nil {
+		text, err := c.post(c.address, "/subscriptions", body)
+		if err != nil {
 			t.Fatal(err)
+		}
+		if i == 0 {
+			var made struct{ ID string }
+			if err := json.Unmarshal(text, &made); err != nil {
+				t.Fatal(err)
+			}
+			c.always = made.ID
 		}
 	}
 	d.signal(syscall.SIGKILL)
 	d.exit()
 	return c
+}
+
+// replay has the daemon start a replay of all there is, and kills it.
+func (c *crash) replay() {
+	c.t.Helper()
+	d := c.start()
+	c.mu.Lock()
+	c.wanted = slices.Collect(maps.Keys(c.acked))
+	c.mu.Unlock()
+	if _, err := c.post(c.address, "/subscriptions/"+c.always+"/replay", `{"since":"2020-01-01T00:00:00Z","rate":3000}`); err != nil {
+		c.t.Fatal(err)
+	}
+	d.signal(syscall.SIGKILL)
+	d.exit()
+	c.check()
+}
+
+func (c *crash) notReplayed() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, id := range c.wanted {
+		if !c.replayed[id] {
+			n++
+		}
+	}
+	return n
 }
 
 // start runs the daemon until it is ready.
@@ -380,7 +435,7 @@ func (c *crash) finish() {
 		}
 		defer resp.Body.Close()
 		text, _ := io.ReadAll(resp.Body)
-		for _, name := range []string{"herald_queue_pending", "herald_queue_retrying", "herald_queue_delivering"} {
+		for _, name := range []string{"herald_queue_pending", "herald_queue_retrying", "herald_queue_delivering", "herald_queue_replays"} {
 			if !strings.Contains(string(text), "\n"+name+" 0\n") {
 				return false
 			}
