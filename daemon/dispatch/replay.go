@@ -36,6 +36,7 @@ type replaying struct {
 	// was taken.
 	due, again time.Time
 	idle       time.Duration
+	running    bool
 }
 
 // Replayed tells the dispatcher that a replay was started. It does not block.
@@ -57,22 +58,19 @@ func (d *Dispatcher) replay(ctx context.Context) {
 				p.again = time.Time{}
 			}
 		}
-		lanes := d.queue.Replaying()
-		for id := range known {
-			if !slices.Contains(lanes, id) {
-				delete(known, id)
-			}
-		}
 		now := time.Now()
+		for _, p := range known {
+			p.running = false
+		}
 		var wg sync.WaitGroup
 		places := make(chan struct{}, replaysAtOnce)
-		for _, id := range lanes {
+		for _, id := range d.queue.Replaying() {
 			p := known[id]
 			if p == nil {
 				p = &replaying{}
 				known[id] = p
 			}
-			if p.again.After(now) {
+			if p.running = true; p.again.After(now) {
 				continue
 			}
 			places <- struct{}{}
@@ -83,8 +81,10 @@ func (d *Dispatcher) replay(ctx context.Context) {
 		}
 		wg.Wait()
 		next := now.Add(time.Hour)
-		for _, p := range known {
-			if p.again.Before(next) {
+		for id, p := range known {
+			if !p.running {
+				delete(known, id)
+			} else if p.again.Before(next) {
 				next = p.again
 			}
 		}

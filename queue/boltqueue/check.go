@@ -460,6 +460,9 @@ func (c *checker) checkMemory() {
 		if replays += len(list); err != nil || !slices.EqualFunc(list, l.replays, func(a, b *replay) bool { return *a == *b }) {
 			c.report("lane %d: memory and disk disagree on its %d and %d replays (%w)", n, len(l.replays), len(list), orDamaged(err))
 		}
+		if (firstRunning(l.replays) != nil) != q.replaying[l] {
+			c.report("lane %d: it is listed as replaying: %t", n, q.replaying[l])
+		}
 		if l.dead != t.dead || l.retrying != t.retrying {
 			c.report("lane %d: memory says %d retrying and %d dead, disk %d and %d", n, l.retrying, l.dead, t.retrying, t.dead)
 		}

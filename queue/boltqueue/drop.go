@@ -39,7 +39,8 @@ func (q *Queue) DropLane(ctx context.Context, id queue.Lane) error {
 			q.giveUp(l)
 			q.retrying -= l.retrying
 			q.leasedRetries -= l.leasedRetries
-			l.dropped, l.replays = true, nil
+			l.dropped = true
+			q.setReplays(l, nil)
 			l.lastUse = st.seq
 			q.place(l, st.nowMs)
 			if l.retrying > 0 {
@@ -85,7 +86,8 @@ func (q *Queue) Discard(ctx context.Context, id queue.Lane, reason string) error
 			}
 			q.giveUp(l)
 			l.floor, l.floorReason, l.converting = st.seq, reason, true
-			l.cursor, l.replays = st.seq+1, replays
+			l.cursor = st.seq + 1
+			q.setReplays(l, replays)
 			for key, le := range q.leases {
 				if key.lane == l.number {
 					le.doomed = true

@@ -128,7 +128,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	n.events, n.pending, n.dead, n.unsettled = q.events, q.pending, q.dead, int64(q.unsettled)
 	n.retrying, n.delivering = q.retrying-q.leasedRetries, int64(len(q.leases))
 	n.oldest = q.findOldest()
-	for _, l := range q.numbers {
+	for l := range q.replaying {
 		for _, r := range l.replays {
 			if r.State == queue.ReplayRunning {
 				n.replays++

@@ -118,7 +118,8 @@ type Queue struct {
 	retention     queue.Retention
 	converting    []*lane // dropped lanes whose retries are still on disk
 	oldest        oldestDue
-	extras        bool // there may be deliveries of events that do not name their lanes
+	extras        bool           // there may be deliveries of events that do not name their lanes
+	replaying     map[*lane]bool // those with running replays
 
 	space space
 
@@ -155,7 +156,7 @@ func Open(o Options) (*Queue, error) {
 		o: o, log: o.Logger,
 		started: make(chan struct{}), stopped: make(chan struct{}),
 		work: make(signal, 1), feed: make(signal, 1), tend: make(signal, 1),
-		lanes: map[queue.Lane]*lane{}, numbers: map[uint32]*lane{}, leases: map[leaseKey]lease{},
+		lanes: map[queue.Lane]*lane{}, numbers: map[uint32]*lane{}, leases: map[leaseKey]lease{}, replaying: map[*lane]bool{},
 		retention: fillRetention(o.Retention),
 	}
 	q.settledUp = sync.NewCond(&q.mu)

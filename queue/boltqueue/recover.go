@@ -76,9 +76,11 @@ func (q *Queue) recoverLanes(tx *bolt.Tx) error {
 		if r.dropped {
 			l.lastUse = q.seq // not known exactly: forgotten when all there is now is gone
 		}
-		if l.replays, err = replaysOf(b.Tx(), l); err != nil {
+		replays, err := replaysOf(b.Tx(), l)
+		if err != nil {
 			return err
 		}
+		q.setReplays(l, replays)
 		if q.lanes[id] != nil {
 			return fmt.Errorf("lane %d: %w: its id has two numbers", l.number, errDamaged)
 		}

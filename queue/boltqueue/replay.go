@@ -110,6 +110,16 @@ func firstRunning(list []*replay) *replay {
 	return nil
 }
 
+// setReplays gives a lane its replays, as they stand on disk. The lock is held.
+func (q *Queue) setReplays(l *lane, list []*replay) {
+	l.replays = list
+	if firstRunning(list) != nil {
+		q.replaying[l] = true
+	} else {
+		delete(q.replaying, l)
+	}
+}
+
 // putReplay writes a replay, among the others of its lane. With one that has ended the oldest goes that is too many.
 func putReplay(tx *bolt.Tx, number uint32, list []*replay, r *replay) ([]*replay, error) {
 	b := tx.Bucket(bucketReplay)
@@ -179,7 +189,7 @@ func (q *Queue) StartReplay(ctx context.Context, r queue.Replay) (queue.Replay, 
 			list, err = putReplay(tx, l.number, list, made)
 			return err
 		},
-		after: func(*stage) { l.replays = list },
+		after: func(*stage) { q.setReplays(l, list) },
 	})
 	if err != nil {
 		return queue.Replay{}, err
@@ -206,11 +216,9 @@ func (q *Queue) Replays(id queue.Lane) []queue.Replay {
 func (q *Queue) Replaying() []queue.Lane {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var lanes []queue.Lane
-	for _, l := range q.numbers {
-		if firstRunning(l.replays) != nil {
-			lanes = append(lanes, l.id)
-		}
+	lanes := make([]queue.Lane, 0, len(q.replaying))
+	for l := range q.replaying {
+		lanes = append(lanes, l.id)
 	}
 	return lanes
 }

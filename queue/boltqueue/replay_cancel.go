@@ -156,7 +156,7 @@ func (c *cancellation) after(st *stage) {
 	if c.lane == nil {
 		return
 	}
-	c.lane.replays = c.list
+	c.q.setReplays(c.lane, c.list)
 	for i := range c.undone {
 		c.q.gaveWay(c.lane, &c.undone[i])
 	}

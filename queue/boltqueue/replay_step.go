@@ -362,6 +362,6 @@ func (p *replayPage) after(st *stage) {
 		p.q.extras = p.q.extras || x.now.extra
 	}
 	p.q.metrics.replayed.Add(float64(len(p.rows)))
-	p.lane.replays = p.list
+	p.q.setReplays(p.lane, p.list)
 	p.q.place(p.lane, st.nowMs)
 }

@@ -645,7 +645,7 @@ func replaysTakeTurns(r *rig) {
 	if len(got) != queue.KeptReplays || got[0].ID != made[len(made)-queue.KeptReplays].ID {
 		r.t.Fatalf("%d replays are kept", len(got))
 	}
-	if r.q.Replaying() != nil {
+	if len(r.q.Replaying()) != 0 {
 		r.t.Fatal("none is running")
 	}
 }
