@@ -42,6 +42,7 @@ type specification struct {
 	root       any
 	operations []*operation
 	pushes     map[string]*operation // by the method and the name of the webhook
+	problem    *content              // what every failure is answered with
 
 	mu       sync.Mutex
 	compiler *jsonschema.Compiler
@@ -84,6 +85,7 @@ func readSpecification(text []byte) (*specification, error) {
 	if err := s.compiler.AddResource(openAPIFile, root); err != nil {
 		return nil, err
 	}
+	s.problem = s.content("/components/responses/InternalError")
 	paths, at := s.follow("/paths")
 	for path := range paths {
 		s.operations = append(s.operations, s.item(at, path)...)
