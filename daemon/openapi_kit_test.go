@@ -132,13 +132,21 @@ func (s *specification) compile(pointer string) *jsonschema.Schema {
 	return s.compiler.MustCompile(openAPIFile + "#" + (&url.URL{Path: pointer}).EscapedPath())
 }
 
-// item reads the operations of a path.
+// item reads the operations of a path, and the methods in its x-gone: these are none, and answered with 410.
 func (s *specification) item(at, path string) []*operation {
 	item, at := s.follow(at + "/" + escape(path))
 	var list []*operation
+	gone, _ := item["x-gone"].([]any)
+	for _, method := range gone {
+		answers := map[string]*content{"410": s.problem, "431": s.content("/components/responses/HeaderTooLarge")}
+		list = append(list, &operation{method: strings.ToUpper(fmt.Sprint(method)), path: path, answers: answers})
+	}
 	for method := range item {
-		o := &operation{method: strings.ToUpper(method), path: path, answers: make(map[string]*content)}
 		object, at := s.follow(at + "/" + method)
+		if object["responses"] == nil {
+			continue // what is said of the path as a whole
+		}
+		o := &operation{method: strings.ToUpper(method), path: path, answers: make(map[string]*content)}
 		if parameters, ok := object["parameters"].([]any); ok {
 			for i := range parameters {
 				o.parameters = append(o.parameters, s.parameter(at+"/parameters/"+strconv.Itoa(i)))

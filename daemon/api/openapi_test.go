@@ -15,14 +15,34 @@ import (
 
 // described is what of the document is held against the routes.
 type described struct {
-	Info  struct{ Version string }
-	Paths map[string]map[string]struct {
-		Deprecated bool
-		Security   []map[string][]string
-		Parameters []parameter
-		Body       *reference `json:"requestBody"`
-	}
+	Info       struct{ Version string }
+	Paths      map[string]pathItem
 	Components struct{ Parameters map[string]parameter }
+}
+
+type pathItem struct {
+	Get, Post, Put, Patch, Delete *operation
+	Parameters                    []parameter
+	Gone                          []string `json:"x-gone"`
+}
+
+type operation struct {
+	Deprecated bool
+	Security   []map[string][]string
+	Parameters []parameter
+	Body       *reference `json:"requestBody"`
+}
+
+// operations are those of the path by their methods. One that is gone stands for nothing but its path.
+func (p *pathItem) operations() map[string]*operation {
+	all := map[string]*operation{
+		http.MethodGet: p.Get, http.MethodPost: p.Post, http.MethodPut: p.Put, http.MethodPatch: p.Patch, http.MethodDelete: p.Delete,
+	}
+	maps.DeleteFunc(all, func(_ string, o *operation) bool { return o == nil })
+	for _, method := range p.Gone {
+		all[strings.ToUpper(method)] = &operation{Deprecated: true, Security: []map[string][]string{}, Parameters: p.Parameters}
+	}
+	return all
 }
 
 type reference struct {
@@ -61,16 +81,16 @@ func TestOpenAPI_RoutesAreThoseServed(t *testing.T) {
 	}
 	a := &API{gatherer: prometheus.NewRegistry()}
 	old := a.oldRoutes()
-	left := make(map[string]bool)
+	left := make(map[string]*operation)
 	for path, item := range d.Paths {
-		for method := range item {
-			left[strings.ToUpper(method)+" "+path] = true
+		for method, o := range item.operations() {
+			left[method+" "+path] = o
 		}
 	}
 	for i, r := range slices.Concat(old, a.routes(), a.adminRoutes()) {
 		for _, e := range r.endpoints {
 			name := e.method + " " + r.pattern
-			is, ok := d.Paths[r.pattern][strings.ToLower(e.method)]
+			is, ok := left[name]
 			if !ok {
 				t.Errorf("%s is served and not described", name)
 				continue
