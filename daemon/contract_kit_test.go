@@ -229,10 +229,12 @@ func routes() []route {
 	add("/resources/project/none", `{"name":"x"}`, publish, "DELETE", "PUT")
 	add("/subscriptions", `{"dataCallbackURL":"http://127.0.0.1:8421/","events":["no.such"]}`, subscribe, "GET", "POST")
 	add(subscription, `{"dataCallbackURL":"http://127.0.0.1:8421/","events":["no.such"]}`, subscribe, "GET", "PUT", "PATCH", "DELETE")
-	for _, act := range []string{"/enable", "/pause", "/secret", "/ping", "/retry", "/validation"} {
+	for _, act := range []string{"/enable", "/pause", "/secret", "/ping", "/retry", "/replay", "/validation"} {
 		add(subscription+act, "", subscribe, "POST")
 	}
 	add(subscription+"/status", "", subscribe, "GET")
+	add(subscription+"/replays", "", subscribe, "GET")
+	add(subscription+"/replays/none", "", subscribe, "GET", "DELETE")
 	add("/events", `{"type":"task.create","data":{}}`, publish, "POST")
 	add("/events", "", both, "GET")
 	add("/events/none", "", both, "GET")

@@ -7,9 +7,7 @@ import "testing"
 func TestContract_LaterCallsAreNotThere(t *testing.T) {
 	t.Parallel()
 	h := start(t)
-	id := h.subscribe("http://127.0.0.1:8421/", nil)
 	for _, call := range [][2]string{
-		{"POST", "/subscriptions/" + id + "/replay"},
 		{"POST", "/messages/android"},
 		{"POST", "/messages"},
 		{"GET", "/implementations"},

@@ -3,11 +3,14 @@ package daemon_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
@@ -51,7 +54,7 @@ func TestContract_OpenAPIIsServed(t *testing.T) {
 // sample is the path of an operation for a subscription that is there; what else it names is not.
 func (o *operation) sample(subscription string) string {
 	return strings.NewReplacer("{subscription}", subscription, "{type}", "project", "{account}", "none", "{token}", "none", "{id}", "none",
-		"{event}", "none", "{delivery}", "none", "{day}", "20261121").Replace(o.path)
+		"{event}", "none", "{delivery}", "none", "{replay}", "none", "{day}", "20261121").Replace(o.path)
 }
 
 // refusing calls every operation that the document says may answer with the status.
@@ -81,14 +84,17 @@ func TestContract_OpenAPI_EveryOperationRefusesAsDescribed(t *testing.T) {
 	nobody, other := h.token("default", "send"), h.admin().with("Herald-Account", "nobody")
 	refusing(t, "400", sub, func(o *operation, path string) *answer { return h.admin().do(o.method, path+"?no.such=1", nil) })
 	refusing(t, "401", sub, func(o *operation, path string) *answer { return h.as("").do(o.method, path, nil) })
+	anonymous := func(path string) bool {
+		return strings.HasSuffix(path, "/confirmation") || strings.HasSuffix(path, "/permission")
+	}
 	refusing(t, "403", sub, func(o *operation, path string) *answer {
-		if strings.HasSuffix(path, "/confirmation") {
+		if anonymous(path) {
 			path += "?signature=1.wrong"
 		}
 		return nobody.do(o.method, path, nil)
 	})
 	refusing(t, "404", sub, func(o *operation, path string) *answer {
-		if strings.HasSuffix(path, "/confirmation") {
+		if anonymous(path) {
 			path = strings.Replace(path, sub, missing, 1) + "?signature=1.wrong"
 		}
 		return other.do(o.method, path, nil)
@@ -260,6 +266,65 @@ func TestContract_OpenAPI_Conflicts(t *testing.T) {
 	h.admin().do("POST", "/subscriptions/"+gone+"/retry?dryRun=true", nil).is(200)
 }
 
+// What is retried or replayed may be said in the query, in a form of either kind or in a JSON object, but each thing only once.
+func TestContract_OpenAPI_SelectionsInEveryForm(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	r := receive(t)
+	r.status(http.StatusInternalServerError)
+	id := h.subscribe(r.URL, fields{"delivery": promptly(1)})
+	h.publishAll(2, nil)
+	h.publish("user.create", "", fields{})
+	h.dead(id, 3)
+	type selection struct {
+		call   string
+		want   float64
+		values map[string]string
+		json   fields
+	}
+	since, until := time.Now().UTC().Add(-time.Hour).Format(time.RFC3339Nano), time.Now().UTC().Format(time.RFC3339Nano)
+	for _, s := range []selection{
+		{"/retry", 2, map[string]string{"reason": "exhausted", "type": "task.create", "rate": "0.5"}, fields{"rate": 0.5}},
+		{"/replay", 3, map[string]string{"outcome": "failed", "rate": "1e3"}, fields{"rate": 1e3}},
+	} {
+		path := "/subscriptions/" + id + s.call
+		s.values["since"], s.values["until"], s.values["dryRun"], s.json["dryRun"] = since, until, "true", true
+		query, parts := make(url.Values), ""
+		for name, value := range s.values {
+			query.Set(name, value)
+			parts += "--XX\r\nContent-Disposition: form-data; name=\"" + name + "\"\r\n\r\n" + value + "\r\n"
+			if s.json[name] == nil {
+				s.json[name] = value
+			}
+		}
+		form := h.admin().with("Content-Type", "application/x-www-form-urlencoded")
+		multi := h.admin().with("Content-Type", "multipart/form-data; boundary=XX")
+		for what, a := range map[string]*answer{
+			"query":     h.admin().do("POST", path+"?"+query.Encode(), nil),
+			"form":      form.do("POST", path, query.Encode()),
+			"multipart": multi.do("POST", path, parts+"--XX--\r\n"),
+			"JSON":      h.admin().do("POST", path, s.json),
+		} {
+			if got := a.is(200).object()["count"]; got != s.want {
+				t.Errorf("%s by %s counts %v, want %v", s.call, what, got, s.want)
+			}
+		}
+		for what, a := range map[string]*answer{
+			"a form":      form.do("POST", path+"?rate=1", "rate=1"),
+			"a part":      multi.do("POST", path+"?since="+since, parts+"--XX--\r\n"),
+			"JSON":        h.admin().do("POST", path+"?dryRun=true", s.json),
+			"twice":       form.do("POST", path, "rate=1&rate=1"),
+			"an odd flag": form.do("POST", path, "dryRun=yes"),
+			"no number":   form.do("POST", path, "rate=fast"),
+			"no time":     form.do("POST", path, "since=yesterday"),
+			"unknown":     form.do("POST", path, "ratio=1"),
+		} {
+			names(t, s.call+" with "+what, a.problem(400), "query and in the body|twice|2 times|true or false|number|time|not known")
+		}
+	}
+	h.dead(id, 3)
+}
+
 // A push of every form, by each method that has a body.
 func TestContract_OpenAPI_PushesOfEveryForm(t *testing.T) {
 	t.Parallel()
@@ -326,6 +391,10 @@ func TestContract_OpenAPI_LimitsAreExact(t *testing.T) {
 			return h.admin().do("PATCH", "/subscriptions/"+id, fields{"delivery": fields{"disableAfter": f}})
 		}},
 		{"DeadSelection", func(f fields) *answer { return h.admin().do("POST", "/subscriptions/"+id+"/retry", f) }},
+		{"ReplaySelection", func(f fields) *answer {
+			f["since"], f["dryRun"] = "2020-01-01T00:00:00Z", true
+			return h.admin().do("POST", "/subscriptions/"+id+"/replay", f)
+		}},
 	} {
 		for name, s := range openAPI().compile("/components/schemas/" + object.schema).Properties {
 			if name == "signatureScheme" { // which goes with a secret only

@@ -350,8 +350,13 @@ func TestContract_Replay_ListedAndCancelled(t *testing.T) {
 	if len(list) != 2 || list[0]["id"] != second || list[1]["id"] != first || list[1]["state"] != "running" || list[0]["deliveries"] != 0.0 {
 		t.Errorf("listed are %v", list)
 	}
-	if got := h.admin().do("GET", path+"?limit=1", nil).is(200).list(); len(got) != 1 || got[0]["id"] != second {
+	page := h.admin().do("GET", path+"?limit=1", nil).is(200)
+	if got := page.list(); len(got) != 1 || got[0]["id"] != second {
 		t.Errorf("the first page is %v", got)
+	}
+	next := strings.TrimSuffix(strings.TrimPrefix(page.header.Get("Link"), "<"), `>; rel="next"`)
+	if page = h.admin().do("GET", next, nil).is(200); page.list()[0]["id"] != first || page.header.Get("Link") != "" {
+		t.Errorf("%s is %s with the Link %q", next, page.body, page.header.Get("Link"))
 	}
 	for range 2 {
 		h.admin().do("DELETE", path+"/"+second, nil).is(204)

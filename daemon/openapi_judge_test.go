@@ -105,16 +105,21 @@ func (x *exchange) parameter(side string, p parameter, values []string) {
 		}
 		return
 	}
-	var v any = values[0]
-	if !hasType(p.schema, "string") { // numbers and booleans are written as in JSON
-		if u, err := jsonschema.UnmarshalJSON(strings.NewReader(values[0])); err == nil {
-			v = u
-		}
-	}
-	if err := p.schema.Validate(v); err != nil {
+	if err := p.schema.Validate(written(p.schema, values[0])); err != nil {
 		x.errorf("%s %s of the %s is %q: %v", p.in, p.name, side, values[0], err)
 	}
 	x.spec.mark(side + " " + p.pointer)
+}
+
+// written is the value of a text that stands for one of the schema: numbers and booleans are written as in JSON.
+func written(s *jsonschema.Schema, text string) any {
+	if hasType(s, "string") {
+		return text
+	}
+	if v, err := jsonschema.UnmarshalJSON(strings.NewReader(text)); err == nil {
+		return v
+	}
+	return text
 }
 
 func hasType(s *jsonschema.Schema, name string) bool {
@@ -135,10 +140,13 @@ func (x *exchange) content(side string, c *content, h http.Header, text []byte) 
 	}
 	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
 	schema := c.media[media]
-	if schema == nil && side == "request" {
-		media, _, _ = strings.Cut(media, "/")
-		media += "/*"
-		schema = c.media[media]
+	if side == "request" {
+		kind, _, _ := strings.Cut(media, "/")
+		for _, wider := range []string{kind + "/*", "*/*"} {
+			if schema == nil {
+				media, schema = wider, c.media[wider]
+			}
+		}
 	}
 	if err != nil || schema == nil {
 		x.errorf("the %s has the content type %q, which is not described: %s", side, h.Get("Content-Type"), text)
@@ -147,7 +155,7 @@ func (x *exchange) content(side string, c *content, h http.Header, text []byte) 
 	if side != "answer" {
 		x.spec.mark(x.op.mediaPlace(media))
 	}
-	for _, v := range x.values(media, params["boundary"], text) {
+	for _, v := range x.values(schema, media, params["boundary"], text) {
 		if side == "request" {
 			v = spell(schema, v, !strings.Contains(media, "cloudevents"))
 		}
@@ -163,8 +171,8 @@ func (x *exchange) content(side string, c *content, h http.Header, text []byte) 
 	}
 }
 
-// values reads a body; one that is no JSON is a text, a form an object of texts.
-func (x *exchange) values(media, boundary string, text []byte) []any {
+// values reads a body; one that is no JSON is a text, a form an object of what its fields say.
+func (x *exchange) values(schema *jsonschema.Schema, media, boundary string, text []byte) []any {
 	x.t.Helper()
 	switch {
 	case media == "application/x-ndjson":
@@ -186,9 +194,15 @@ func (x *exchange) values(media, boundary string, text []byte) []any {
 		if err != nil {
 			x.errorf("the form cannot be read: %v", err)
 		}
+		for schema.Ref != nil {
+			schema = schema.Ref
+		}
 		m := make(map[string]any)
 		for name := range form {
 			m[name] = form.Get(name)
+			if sub := schema.Properties[name]; sub != nil {
+				m[name] = written(sub, form.Get(name))
+			}
 		}
 		return []any{m}
 	case media == "application/*", strings.HasSuffix(media, "json"):

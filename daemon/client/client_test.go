@@ -300,6 +300,51 @@ func TestCalls(t *testing.T) {
 			`{"count":4}`, 4,
 		},
 		{
+			"replay of a day",
+			func(c *Client) (any, error) { return c.Replay(ctx, "s1", ReplayInput{Date: "2026-11-21"}) },
+			seen{"POST", "/subscriptions/s1/replay", "application/json", "", `{"date":"2026-11-21"}`},
+			`{"id":"r1","state":"running","since":"2026-11-22T08:00:00Z","until":"2026-11-22T08:00:01Z","rate":1000,"deliveries":0,"createdAt":"2026-11-22T08:00:02Z"}`,
+			Replay{ID: "r1", State: ReplayRunning, Since: second(0), Until: second(1), Rate: 1000, CreatedAt: second(2)},
+		},
+		{
+			"replay of what failed",
+			func(c *Client) (any, error) {
+				return c.Replay(ctx, "s1", ReplayInput{Since: at, Until: at.Add(time.Hour), Failed: true, Rate: 2.5})
+			},
+			seen{
+				"POST", "/subscriptions/s1/replay", "application/json", "",
+				`{"since":"2026-11-22T08:00:00.005Z","until":"2026-11-22T09:00:00.005Z","outcome":"failed","rate":2.5}`,
+			},
+			`{"id":"r1","outcome":"failed","rate":2.5}`,
+			Replay{ID: "r1", Outcome: "failed", Rate: 2.5},
+		},
+		{
+			"count replay",
+			func(c *Client) (any, error) { return c.CountReplay(ctx, "s1", ReplayInput{Since: at}) },
+			seen{"POST", "/subscriptions/s1/replay", "application/json", "", `{"since":"2026-11-22T08:00:00.005Z","dryRun":true}`},
+			`{"count":4}`, 4,
+		},
+		{
+			"replays",
+			func(c *Client) (any, error) { return collect(c.Replays(ctx, "s1")) },
+			seen{"GET", "/subscriptions/s1/replays", "", "", ""},
+			`[{"id":"r2"},{"id":"r1"}]`,
+			[]Replay{{ID: "r2"}, {ID: "r1"}},
+		},
+		{
+			"one replay",
+			func(c *Client) (any, error) { return c.ReplayByID(ctx, "s1", "r/1") },
+			seen{"GET", "/subscriptions/s1/replays/r%2F1", "", "", ""},
+			`{"id":"r/1","state":"done","deliveries":7,"reachedAt":"2026-11-22T08:00:03Z","endedAt":"2026-11-22T08:00:04Z"}`,
+			Replay{ID: "r/1", State: ReplayDone, Deliveries: 7, ReachedAt: second(3), EndedAt: second(4)},
+		},
+		{
+			"cancel replay",
+			func(c *Client) (any, error) { return nil, c.CancelReplay(ctx, "s1", "r1") },
+			seen{"DELETE", "/subscriptions/s1/replays/r1", "", "", ""},
+			"", nil,
+		},
+		{
 			"status",
 			func(c *Client) (any, error) { return c.SubscriptionStatus(ctx, "s1") },
 			seen{"GET", "/subscriptions/s1/status", "", "", ""},
@@ -527,7 +572,8 @@ func TestCalls(t *testing.T) {
 	}
 }
 
-// operations are the calls that the daemon describes, but those of version 1.1, with what their requests look like.
+// operations are the calls that the daemon describes, with what their requests look like: but those of version 1.1, and the permission
+// of a receiver, which is given the whole URL and has only to follow it.
 func operations(t *testing.T) map[string]*regexp.Regexp {
 	t.Helper()
 	text, err := os.ReadFile(filepath.FromSlash("../api/openapi.json"))
@@ -547,7 +593,7 @@ func operations(t *testing.T) map[string]*regexp.Regexp {
 				Deprecated  bool
 				OperationID string
 			}
-			if json.Unmarshal(text, &o) == nil && o.OperationID != "" && !o.Deprecated {
+			if json.Unmarshal(text, &o) == nil && o.OperationID != "" && !o.Deprecated && !strings.HasPrefix(o.OperationID, "permitSubscription") {
 				name := strings.ToUpper(method) + " " + path
 				all[name] = regexp.MustCompile("^" + regexp.MustCompile(`\\\{\w+\\\}`).ReplaceAllString(regexp.QuoteMeta(name), `[^/?]+`) + `(\?.*)?$`)
 			}
@@ -574,6 +620,11 @@ func TestCallsRefusedHere(t *testing.T) {
 		"patch nothing":       func() error { _, err := c.PatchSubscription(ctx, "", nil); return err },
 		"status of nothing":   func() error { _, err := c.SubscriptionStatus(ctx, ""); return err },
 		"retry nothing":       func() error { _, err := c.RetryDead(ctx, "", DeadSelection{}); return err },
+		"replay to nothing":   func() error { _, err := c.Replay(ctx, "", ReplayInput{}); return err },
+		"count to nothing":    func() error { _, err := c.CountReplay(ctx, "", ReplayInput{}); return err },
+		"replays of nothing":  func() error { _, err := collect(c.Replays(ctx, "")); return err },
+		"no replay":           func() error { _, err := c.ReplayByID(ctx, "s1", ""); return err },
+		"cancel no replay":    func() error { return c.CancelReplay(ctx, "s1", "") },
 		"broken filter": func() error {
 			_, err := c.CreateSubscription(ctx, SubscriptionInput{Filter: json.RawMessage(`{},"method":"GET"`)})
 			return err

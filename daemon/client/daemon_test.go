@@ -265,6 +265,40 @@ func TestRealDaemon(t *testing.T) {
 	if list := all(t, c.Deliveries(ctx, client.DeliveryFilter{State: client.DeliveryDead, Reason: client.ReasonExpired})); len(list) != 0 {
 		t.Errorf("dead: %+v", list)
 	}
+
+	// Replays. The ping is of no type that is subscribed to, and the two tasks have arrived or waited for their retry.
+	span := client.ReplayInput{Since: time.Now().Add(-time.Hour).Truncate(time.Second)}
+	if n := must[int](t)(c.CountReplay(ctx, s.ID, span)); n != 2 {
+		t.Errorf("%d to be replayed", n)
+	}
+	if _, err := c.Replay(ctx, s.ID, client.ReplayInput{Date: "20261121"}); status(err) != 400 {
+		t.Errorf("a replay of no day: %v", err)
+	}
+	must[client.Subscription](t)(c.PauseSubscription(ctx, s.ID))
+	slow := must[client.Replay](t)(c.Replay(ctx, s.ID, client.ReplayInput{Since: span.Since, Until: time.Now(), Failed: true, Rate: 0.5}))
+	if slow.State != client.ReplayRunning || slow.Outcome != "failed" || slow.Rate != 0.5 || !slow.Since.Equal(span.Since) || slow.CreatedAt.IsZero() {
+		t.Errorf("a replay begins as %+v", slow)
+	}
+	if err := c.CancelReplay(ctx, s.ID, slow.ID); err != nil {
+		t.Error(err)
+	}
+	must[client.Subscription](t)(c.EnableSubscription(ctx, s.ID))
+	quick := must[client.Replay](t)(c.Replay(ctx, s.ID, span))
+	read := func() client.Replay { return must[client.Replay](t)(c.ReplayByID(ctx, s.ID, quick.ID)) }
+	until(t, "the replay is done", func() bool { return read().State == client.ReplayDone })
+	if r := read(); r.Deliveries != 2 || r.Rate != 1000 || r.ReachedAt.IsZero() || r.EndedAt.IsZero() {
+		t.Errorf("a replay ends as %+v", r)
+	}
+	if list := all(t, c.Replays(ctx, s.ID)); len(list) != 2 || list[0].ID != quick.ID || list[1].State != client.ReplayCancelled {
+		t.Errorf("replays: %+v", list)
+	}
+	if _, err := c.ReplayByID(ctx, s.ID, "none"); status(err) != 404 {
+		t.Errorf("a replay that is none: %v", err)
+	}
+	if err := c.CancelReplay(ctx, s.ID, "none"); status(err) != 404 {
+		t.Errorf("a replay that is none was cancelled: %v", err)
+	}
+
 	if x := must[client.Status](t)(c.SubscriptionStatus(ctx, s.ID)); x.State != client.StateActive || x.Breaker.State != client.BreakerClosed ||
 		x.Concurrency.Max != 2 || x.Deliveries.Dead != 0 {
 		t.Errorf("status %+v", x)
