@@ -34,6 +34,9 @@ const (
 	maxBadPending = 1_000_000
 	maxRounds     = 100
 	maxBacklog    = 20_000_000
+	maxReplay     = 20_000_000
+	minReplayRate = 1       // less would not come within the time of grace
+	maxReplayRate = 100_000 // the daemon's bound
 
 	settleInterval = 50 * time.Millisecond
 	settleLimit    = 3 * time.Second
@@ -44,14 +47,14 @@ const (
 // fields set as Validate describes; the defaults in the tags are the parser's.
 type Command struct {
 	Events   int64         `help:"Events to send." default:"20000"`
-	Duration time.Duration `help:"Send for this long instead of a number of events. With --bad and --backlog: for each stretch of load, 10s when not given." placeholder:"DURATION"`
+	Duration time.Duration `help:"Send for this long instead of a number of events. With --bad, --backlog and --replay: for each stretch of load, 10s when not given." placeholder:"DURATION"`
 	WarmUp   int64         `help:"Events sent, and awaited, before the measurement begins." default:"1000"`
 
 	Size      int     `help:"Size of an event's data in bytes." default:"1024"`
 	FanOut    int     `help:"Subscriptions, and receivers, for each event." default:"1"`
 	Producers int     `help:"Connections that post events." default:"96"`
 	Batch     int     `help:"Events in one request." default:"1"`
-	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes. With --bad and --backlog: of the paced stretches, 0 for 200." default:"0"`
+	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes. With --bad, --backlog and --replay: of the paced stretches, 0 for 200." default:"0"`
 	IDs       bool    `name:"ids" help:"Give the events ids instead of taking the daemon's."`
 
 	Records int           `help:"Most records in one push (numberOfRecords of the subscriptions)." default:"1"`
@@ -67,16 +70,19 @@ type Command struct {
 
 	Bad        int   `help:"Measure isolation: a healthy subscription alone, then beside so many that hang, as many that refuse connections and as many that answer 500, then alone again." default:"0" placeholder:"N"`
 	BadPending int64 `help:"Events that wait for each of the --bad subscriptions." default:"2000"`
-	Rounds     int   `help:"How often the --bad subscriptions come and go; the ratios are the medians." default:"3"`
+	Rounds     int   `help:"How often the --bad subscriptions come and go, or in how many parts the --replay goes; the ratios are the medians." default:"3"`
 	Backlog    int64 `help:"Measure a backlog: so many events for a subscription that is down, the load beside it, memory, and starting again." default:"0" placeholder:"N"`
 	NoDrain    bool  `help:"Do not deliver the backlog at the end to account for every event of it; only count it."`
-	Kill       bool  `help:"Kill the daemon in the midst of the bad subscriptions, or of filling the backlog, and account for everything it had acknowledged."`
+	Kill       bool  `help:"Kill the daemon in the midst of the bad subscriptions, of filling the backlog, or of a last part of the replay, and account for everything it had acknowledged."`
+
+	Replay     int64   `help:"Measure a replay: so many events, delivered before, are replayed to a subscription; the live events of it and of another one, alone and beside the replay." default:"0" placeholder:"N"`
+	ReplayRate float64 `help:"Deliveries per second of the --replay; 0 for 1000, as the API has it, 100000 for as fast as it goes." default:"0"`
 
 	Dir        string `help:"Directory in which the temporary data directory is made: the disk that is measured." type:"path" placeholder:"DIR"`
 	Keep       bool   `help:"Keep the temporary directory and print its path."`
 	NoCeilings bool   `help:"Do not measure what the machine reaches without queue and disk."`
 	JSON       bool   `name:"json" help:"Print the report as JSON."`
-	CPUProfile string `name:"cpuprofile" help:"Write a processor profile of the daemon to this file; needs --duration, --bad or --backlog." type:"path" placeholder:"FILE"`
+	CPUProfile string `name:"cpuprofile" help:"Write a processor profile of the daemon to this file; needs --duration, --bad, --backlog or --replay." type:"path" placeholder:"FILE"`
 
 	spacedProbes int // 0 for the default; fewer make the tests shorter
 }
@@ -101,7 +107,12 @@ Backlog: what a million waiting events cost the others, how much memory they tak
 
     herald bench --backlog 1000000 --records 100
 
-Add --kill to either to have the daemon killed in the middle. Exit code 1: an event was lost or a push was wrong.`
+Replay: what a replay costs the live events of the same subscription and of another one. Both are measured alone, beside a part of the replay and alone again, in rounds, at --rate:
+
+    herald bench --replay 100000
+    herald bench --replay 1000000 --replay-rate 100000
+
+Add --kill to any of the three to have the daemon killed in the middle. Exit code 1: an event was lost or a push was wrong.`
 }
 
 // Validate checks the flags; its error names the flag and what would be right. The command line calls it
@@ -158,7 +169,7 @@ func (c *Command) Validate() error {
 		bad("--failing and --hanging leave no healthy receiver of %d: raise --fan-out", c.FanOut)
 	}
 	if c.CPUProfile != "" && c.Duration == 0 && !c.scenario() {
-		bad("--cpuprofile needs --duration, --bad or --backlog")
+		bad("--cpuprofile needs --duration, --bad, --backlog or --replay")
 	}
 	if c.HTTP2 && !c.TLS {
 		bad("--http2 needs --tls")
@@ -167,7 +178,7 @@ func (c *Command) Validate() error {
 	return sentence(errs)
 }
 
-// validateScenario checks the flags of isolation and backlog.
+// validateScenario checks the flags of isolation, backlog and replay.
 func (c *Command) validateScenario(bad func(format string, args ...any)) {
 	if c.Bad < 0 || c.Bad > maxBad {
 		bad("--bad must be between 0 and %d", maxBad)
@@ -175,23 +186,37 @@ func (c *Command) validateScenario(bad func(format string, args ...any)) {
 	if c.Bad > 0 && (c.BadPending < 1 || c.BadPending > maxBadPending) {
 		bad("--bad-pending must be between 1 and %d", maxBadPending)
 	}
-	if c.Bad > 0 && (c.Rounds < 1 || c.Rounds > maxRounds) {
+	if (c.Bad > 0 || c.Replay > 0) && (c.Rounds < 1 || c.Rounds > maxRounds) {
 		bad("--rounds must be between 1 and %d", maxRounds)
 	}
 	if c.Backlog < 0 || c.Backlog > maxBacklog {
 		bad("--backlog must be between 0 and %d", maxBacklog)
 	}
-	if c.Bad > 0 && c.Backlog > 0 {
-		bad("--bad and --backlog are two measurements: give one of them")
+	switch parts := int64(c.replayParts()); {
+	case c.Replay < 0 || c.Replay > maxReplay:
+		bad("--replay must be between 0 and %d", maxReplay)
+	case c.Replay > 0 && c.Replay < parts:
+		bad("--replay must be at least %d, an event for each part: --rounds, and one for --kill", parts)
+	case c.Replay == 0 && c.ReplayRate != 0:
+		bad("--replay-rate needs --replay")
+	}
+	if c.ReplayRate != 0 && !(c.ReplayRate >= minReplayRate && c.ReplayRate <= maxReplayRate) {
+		bad("--replay-rate must be between %v and %v, or 0 for %v", minReplayRate, maxReplayRate, defaultReplayRate)
+	}
+	if c.Replay > 0 && c.FanOut > 1 {
+		bad("--fan-out is for runs without --replay, whose events go to two subscriptions")
+	}
+	if n := min(c.Bad, 1) + int(min(c.Backlog, 1)+min(c.Replay, 1)); n > 1 {
+		bad("--bad, --backlog and --replay are different measurements: give one of them")
 	}
 	if c.scenario() && (c.Failing > 0 || c.Hanging > 0) {
-		bad("--failing and --hanging are for runs without --bad and --backlog, which bring their own")
+		bad("--failing and --hanging are for runs without --bad, --backlog and --replay, which have their own receivers")
 	}
 	if c.scenario() && c.TLS {
-		bad("--tls is for runs without --bad and --backlog")
+		bad("--tls is for runs without --bad, --backlog and --replay")
 	}
 	if c.Kill && !c.scenario() {
-		bad("--kill needs --bad or --backlog")
+		bad("--kill needs --bad, --backlog or --replay")
 	}
 	if c.NoDrain && c.Backlog == 0 {
 		bad("--no-drain needs --backlog")
@@ -199,7 +224,7 @@ func (c *Command) validateScenario(bad func(format string, args ...any)) {
 }
 
 // scenario tells whether more than one stretch of load is measured.
-func (c *Command) scenario() bool { return c.Bad > 0 || c.Backlog > 0 }
+func (c *Command) scenario() bool { return c.Bad > 0 || c.Backlog > 0 || c.Replay > 0 }
 
 // sentence joins errors on one line; it is nil for none.
 func sentence(errs []error) error {

@@ -307,8 +307,11 @@ func TestValidate(t *testing.T) {
 	}
 	for name, change := range map[string]func(*Command){
 		"isolation": func(c *Command) { c.Bad, c.BadPending, c.Rounds, c.Kill, c.CPUProfile = 1, 1, 1, true, "x" },
-		"HTTPS":     func(c *Command) { c.TLS, c.HTTP2 = true, true },
-		"backlog":   func(c *Command) { c.Backlog, c.NoDrain, c.Kill = 1, true, true },
+		"replay": func(c *Command) {
+			c.Replay, c.Rounds, c.ReplayRate, c.Kill, c.CPUProfile = 4, 3, maxReplayRate, true, "x"
+		},
+		"HTTPS":   func(c *Command) { c.TLS, c.HTTP2 = true, true },
+		"backlog": func(c *Command) { c.Backlog, c.NoDrain, c.Kill = 1, true, true },
 	} {
 		c := good
 		change(&c)
@@ -351,7 +354,17 @@ func TestValidate(t *testing.T) {
 		"--rounds must":      func(c *Command) { c.Bad, c.BadPending, c.Rounds = 1, 1, maxRounds+1 },
 		"--backlog":          func(c *Command) { c.Backlog = -1 },
 		"--backlog must":     func(c *Command) { c.Backlog = maxBacklog + 1 },
-		"--bad and":          func(c *Command) { c.Bad, c.BadPending, c.Backlog = 1, 1, 1 },
+		"--rounds must be":   func(c *Command) { c.Replay = 5 },
+		"--replay must":      func(c *Command) { c.Replay = maxReplay + 1 },
+		"--replay must be":   func(c *Command) { c.Replay = -1 },
+		"for each part":      func(c *Command) { c.Replay, c.Rounds, c.Kill = 3, 3, true },
+		"--replay-rate":      func(c *Command) { c.Replay, c.Rounds, c.ReplayRate = 5, 1, maxReplayRate+1 },
+		"between 1 and 1000": func(c *Command) { c.Replay, c.Rounds, c.ReplayRate = 5, 1, 0.5 },
+		"--replay-rate must": func(c *Command) { c.Replay, c.Rounds, c.ReplayRate = 5, 1, nan },
+		"needs --replay":     func(c *Command) { c.ReplayRate = 100 },
+		"without --replay":   func(c *Command) { c.Replay, c.Rounds, c.FanOut = 5, 1, 2 },
+		"are different":      func(c *Command) { c.Backlog, c.Replay, c.Rounds = 1, 5, 1 },
+		"--bad, --backlog":   func(c *Command) { c.Bad, c.BadPending, c.Backlog = 1, 1, 1 },
 		"without --bad":      func(c *Command) { c.Backlog, c.FanOut, c.Failing = 1, 2, 0.5 },
 		"--kill":             func(c *Command) { c.Kill = true },
 		"--no-drain":         func(c *Command) { c.NoDrain = true },

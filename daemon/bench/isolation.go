@@ -59,10 +59,13 @@ func (r *run) stage(ctx context.Context, report *ScenarioReport) error {
 		return err
 	}
 	report.IdleRSS = known(idle.RSS)
-	if r.Bad > 0 {
+	switch {
+	case r.Bad > 0:
 		report.Isolation, err = r.isolation(ctx)
-	} else {
+	case r.Backlog > 0:
 		report.Backlog, err = r.backlog(ctx)
+	default:
+		report.Replay, err = r.replay(ctx)
 	}
 	r.found.collectFrom(r.rs)
 	report.Findings, report.Deliveries = r.found, r.delivered
@@ -192,6 +195,9 @@ func median(list []float64) float64 {
 func (r *run) killed(ctx context.Context) (*Kill, error) {
 	k := &Kill{}
 	s, err := r.measureStretch(ctx, stretchOptions{name: "killing it", rate: r.pacedRate(), amid: func(ctx context.Context) (err error) {
+		if err := pause(ctx, r.stretch()/2); err != nil {
+			return err
+		}
 		k.Restart, err = r.restart(ctx, true, false)
 		return err
 	}})

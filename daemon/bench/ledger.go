@@ -52,7 +52,14 @@ type ledger struct {
 	last      atomic.Int64 // time of the last first arrival
 	strays    atomic.Int64 // arrivals of a sequence number that was never sent
 	unwanted  atomic.Int64 // arrivals where the event was not to go
-	endToEnd  histogram
+	delays
+	// each has the latencies of each receiver apart; there are none unless they were asked for.
+	each []*delays
+}
+
+// delays are latencies from the start of a request to the arrival of its event.
+type delays struct {
+	endToEnd histogram
 	// seconds are the same latencies apart for each second of the epoch in which an event's request began; there are
 	// none unless they were asked for.
 	seconds []atomic.Pointer[histogram]
@@ -119,9 +126,9 @@ func (l *ledger) arrive(receiver int, seq, at int64, id []byte) {
 	}
 	e.arrived.CompareAndSwap(0, l.hash(id))
 	start := e.start.Load() - 1
-	l.endToEnd.add(time.Duration(at - start))
-	if second := int(start / int64(time.Second)); second < len(l.seconds) {
-		l.second(second).add(time.Duration(at - start))
+	l.note(start, at)
+	if receiver < len(l.each) {
+		l.each[receiver].note(start, at)
 	}
 	l.first.CompareAndSwap(0, max(at, 1))
 	for old := l.last.Load(); at > old && !l.last.CompareAndSwap(old, at); {
@@ -133,22 +140,35 @@ func (l *ledger) arrive(receiver int, seq, at int64, id []byte) {
 	l.delivered.Add(1)
 }
 
-func (l *ledger) second(i int) *histogram {
-	h := l.seconds[i].Load()
+// bySecond has the latencies kept apart by second from now on, for so long.
+func (d *delays) bySecond(long time.Duration) {
+	d.seconds = make([]atomic.Pointer[histogram], min(int(long/time.Second)+2, maxSeconds))
+}
+
+// note takes in an event whose request began and that arrived at these times.
+func (d *delays) note(start, at int64) {
+	d.endToEnd.add(time.Duration(at - start))
+	if second := int(start / int64(time.Second)); second < len(d.seconds) {
+		d.second(second).add(time.Duration(at - start))
+	}
+}
+
+func (d *delays) second(i int) *histogram {
+	h := d.seconds[i].Load()
 	if h == nil {
-		l.seconds[i].CompareAndSwap(nil, &histogram{})
-		h = l.seconds[i].Load()
+		d.seconds[i].CompareAndSwap(nil, &histogram{})
+		h = d.seconds[i].Load()
 	}
 	return h
 }
 
 // usualP99 is the median over the seconds of the 99th percentile within each, or 0 without seconds. What another
 // program does to a few seconds does not move it.
-func (l *ledger) usualP99() time.Duration {
+func (d *delays) usualP99() time.Duration {
 	const least = 20 // events of a second that count: the first and the last one are only parts
 	var list []time.Duration
-	for i := range l.seconds {
-		if h := l.seconds[i].Load(); h != nil && h.count.Load() >= least {
+	for i := range d.seconds {
+		if h := d.seconds[i].Load(); h != nil && h.count.Load() >= least {
 			list = append(list, h.quantile(0.99))
 		}
 	}

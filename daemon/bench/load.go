@@ -31,6 +31,7 @@ type load struct {
 	book      *ledger       // nil: answers are only counted
 	base      int64         // first sequence number
 	resend    bool          // send a request again whose connection broke; its events need ids of their own
+	enough    func() bool   // tells that it may end before the duration has passed
 	begun     func()        // called when all connections are there, right before the first request
 
 	next     atomic.Int64 // events handed out
@@ -120,7 +121,7 @@ func (l *load) run(ctx context.Context) (loadResult, error) {
 func (l *load) closedLoop(epoch time.Time, begin time.Duration) func() (task, bool) {
 	return func() (task, bool) {
 		if l.events == 0 {
-			if time.Since(epoch)-begin >= l.duration {
+			if time.Since(epoch)-begin >= l.duration || l.over() {
 				return task{}, false
 			}
 			return task{first: l.next.Add(int64(l.batch)) - int64(l.batch), count: l.batch, intent: -1}, true
@@ -138,6 +139,9 @@ func (l *load) closedLoop(epoch time.Time, begin time.Duration) func() (task, bo
 	}
 }
 
+// over tells that a load with a duration may end before it.
+func (l *load) over() bool { return l.enough != nil && l.enough() }
+
 // pace hands out batches at the rate. A batch's intended start follows from its number alone, so that a
 // stall of the daemon (or of the generator) is not hidden by fewer requests: what waits is counted as waiting.
 func (l *load) pace(ctx context.Context, epoch time.Time, begin time.Duration, tasks chan<- task) {
@@ -149,7 +153,7 @@ func (l *load) pace(ctx context.Context, epoch time.Time, begin time.Duration, t
 		count := int64(l.batch)
 		if l.events > 0 {
 			count = min(count, l.events-first)
-		} else if at-begin >= l.duration {
+		} else if at-begin >= l.duration || l.over() {
 			return
 		}
 		if count <= 0 || !clock.until(ctx, epoch.Add(at)) {

@@ -54,6 +54,7 @@ type receiver struct {
 	listener  net.Listener
 
 	book   atomic.Pointer[ledger] // nil: count only
+	again  atomic.Pointer[ledger] // of replayed pushes; nil: there are to be none
 	verify atomic.Pointer[standardwebhooks.Webhook]
 
 	pushes     atomic.Int64 // requests read completely
@@ -61,7 +62,7 @@ type receiver struct {
 	verified   atomic.Int64 // signatures checked
 	forged     atomic.Int64 // of these, wrong ones
 	corrupted  atomic.Int64 // payloads that are not what was sent
-	alien      atomic.Int64 // pushes without the right webhook-id, or that are no event of the benchmark
+	alien      atomic.Int64 // pushes without the right webhook-id, that are no event of the benchmark, or replayed for no reason
 	miscounted atomic.Int64 // pushes whose numberOfRecords is not their number of records, or too large
 	broken     atomic.Int64 // requests that were not HTTP or exceeded a limit
 
@@ -221,13 +222,18 @@ func (r *receiver) serve(c net.Conn) {
 // take notes one push.
 func (r *receiver) take(m *message) {
 	r.pushes.Add(1)
-	book := r.book.Load()
+	book, place := r.book.Load(), r.index
+	if m.replayed {
+		if book, place = r.again.Load(), replayedPlace; book == nil {
+			r.alien.Add(1)
+		}
+	}
 	if book == nil || r.behaviour != healthy {
 		return
 	}
 	at := book.now()
 	if r.records > 1 {
-		r.takeBatch(book, m, at)
+		r.takeBatch(book, place, m, at)
 		return
 	}
 	id, _, ok := nextID(m.body)
@@ -236,20 +242,20 @@ func (r *receiver) take(m *message) {
 		r.alien.Add(1)
 		return
 	}
-	book.arrive(r.index, seq, at, id)
+	book.arrive(place, seq, at, id)
 	if r.booked.Add(1)%verifyEvery == 1 {
 		r.check(m, seq)
 	}
 }
 
-// takeBatch notes a push of several records, which has an id of its own.
-func (r *receiver) takeBatch(book *ledger, m *message, at int64) {
+// takeBatch notes a push of several records, which has an id of its own, at a place of the ledger.
+func (r *receiver) takeBatch(book *ledger, place int, m *message, at int64) {
 	if len(m.id) == 0 {
 		r.alien.Add(1)
 		return
 	}
 	announced, found, ok := eachRecord(m.body, len(r.data), func(rec record) {
-		book.arrive(r.index, rec.seq, at, rec.id)
+		book.arrive(place, rec.seq, at, rec.id)
 	})
 	switch {
 	case !ok || announced < 0:

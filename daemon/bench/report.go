@@ -77,6 +77,8 @@ type Options struct {
 	Backlog           int64   `json:"backlog,omitempty"`
 	NoDrain           bool    `json:"noDrain,omitempty"`
 	Kill              bool    `json:"kill,omitempty"`
+	Replay            int64   `json:"replay,omitempty"`
+	ReplayRate        float64 `json:"replayRate,omitempty"`
 }
 
 // Machine is where a report was made.
@@ -166,6 +168,9 @@ func (c *Command) options() Options {
 	}
 	if c.Bad > 0 {
 		o.BadPending, o.Rounds = c.BadPending, c.Rounds
+	}
+	if c.Replay > 0 {
+		o.Replay, o.ReplayRate, o.Rounds = c.Replay, c.replayRate(), c.Rounds
 	}
 	if c.Duration > 0 || c.scenario() {
 		o.Events = 0

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// ScenarioReport is the result of --bad and --backlog, as --json prints it. Times are milliseconds unless the
+// ScenarioReport is the result of --bad, --backlog and --replay, as --json prints it. Times are milliseconds unless the
 // name says otherwise.
 type ScenarioReport struct {
 	Options Options `json:"options"`
@@ -16,6 +16,7 @@ type ScenarioReport struct {
 
 	Isolation *Isolation `json:"isolation,omitempty"`
 	Backlog   *Backlog   `json:"backlog,omitempty"`
+	Replay    *Replay    `json:"replay,omitempty"`
 
 	Deliveries int64 `json:"deliveries"` // that arrived at receivers that were meant to get them, each counted once
 	Findings
@@ -30,6 +31,9 @@ func (r *ScenarioReport) problem() error {
 	}
 	if err == nil && r.Backlog != nil {
 		err = r.Backlog.problem()
+	}
+	if err == nil && r.Replay != nil {
+		err = r.Replay.problem()
 	}
 	return err
 }
@@ -50,6 +54,9 @@ func (r *ScenarioReport) writeTable(w io.Writer) error {
 	if r.Backlog != nil {
 		r.Backlog.rows(row)
 	}
+	if r.Replay != nil {
+		r.Replay.rows(row)
+	}
 	row()
 	r.findingRows(row, r.Deliveries)
 	return t.Flush()
@@ -57,7 +64,7 @@ func (r *ScenarioReport) writeTable(w io.Writer) error {
 
 // stretchHead and stretchRow print stretches as a table.
 func stretchHead(row func(...string)) {
-	row("stretch", "events/s", "ack p50", "p99", "end to end p50", "p99", "usual p99", "max ms", "CPU µs/event", "others", "disk p99")
+	row("stretch", "events/s", "ack p50", "p99", "end to end p50", "p99", "usual p99", "max ms", "CPU µs/event", "commits/s", "others", "disk p99")
 }
 
 func (s *Stretch) row(row func(...string), name string) {
@@ -69,7 +76,7 @@ func (s *Stretch) row(row func(...string), name string) {
 	if s.EndToEnd.Count > 0 {
 		cells = append(cells[:4], number(s.EndToEnd.P50, 2), number(s.EndToEnd.P99, 2), number(s.UsualP99, 2), number(s.EndToEnd.Max, 1))
 	}
-	row(append(cells, optional(s.CPUPerEvent, 1), optional(s.OthersCores, 2), number(s.DiskP99, 2))...)
+	row(append(cells, optional(s.CPUPerEvent, 1), optional(s.CommitsPerSecond, 0), optional(s.OthersCores, 2), number(s.DiskP99, 2))...)
 }
 
 func (c *Condition) rows(row func(...string), name string) {

@@ -116,6 +116,64 @@ func TestRunBacklog(t *testing.T) {
 	}
 }
 
+func TestRunReplay(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"plain":   {"--replay", "80", "--replay-rate", "200", "--rounds", "2"},
+		"batches": {"--replay", "200", "--records", "5", "--batch", "10", "--rounds", "1"},
+		"short":   {"--replay", "40", "--rounds", "1", "--warm-up", "0"},
+		"killed":  {"--replay", "600", "--rounds", "1", "--kill"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, err := staged(t, "", args...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, rounds := r.Replay, r.Options.Rounds
+			if p == nil || r.Isolation != nil || r.Backlog != nil || len(p.Alone) != rounds+1 {
+				t.Fatalf("report %+v", p)
+			}
+			if p.Events != r.Options.Replay || p.Arrived != p.Events || r.Lost != 0 || r.Strays != 0 || r.Verified == 0 || p.Rate != r.Options.ReplayRate || p.FillPerSecond <= 0 {
+				t.Errorf("replay %+v, findings %+v", p, r.Findings)
+			}
+			for n := range p.Alone {
+				if s := &p.Alone[n]; !s.whole() || len(s.Each) != 2 || s.Each[0].EndToEnd.P99 <= 0 || s.Each[1].UsualP99 <= 0 || s.Each[0].EndToEnd.Count+s.Each[1].EndToEnd.Count != s.EndToEnd.Count {
+					t.Errorf("alone %+v", s)
+				}
+			}
+			made := int64(0)
+			for _, part := range p.Parts {
+				if made += part.Deliveries; part.State != replayDone || part.Live.Seconds <= 0 || part.Beside != nil && part.Beside.Deliveries == 0 {
+					t.Errorf("part %+v", part)
+				}
+			}
+			if made != p.Events || (p.Kill != nil) != (name == "killed") || len(p.Parts) != (&Command{Rounds: rounds, Kill: r.Options.Kill}).replayParts() {
+				t.Fatalf("%d deliveries in %d parts, kill %+v", made, len(p.Parts), p.Kill)
+			}
+			if k := p.Kill; k != nil && (k.Stretch.Events != 30 || k.Restart.Stop != "kill" || k.Restart.ReadySeconds <= 0) {
+				t.Errorf("kill %+v %+v", k.Stretch, k.Restart)
+			}
+			// 300 events at 1,000 a second go on after the live ones of 150 ms.
+			if rest := p.Parts[0].Rest; name == "killed" && (rest == nil || rest.Deliveries == 0 || rest.Deliveries+p.Parts[0].Beside.Deliveries != 300 || rest.PerSecond > 1100) {
+				t.Errorf("the rest %+v", rest)
+			}
+			// The live events end with the replay.
+			if name == "short" && p.Parts[0].Live.Events >= p.Alone[0].Events {
+				t.Errorf("%d events beside, %d alone", p.Parts[0].Live.Events, p.Alone[0].Events)
+			}
+			for _, q := range []ReplayRatios{p.Same, p.Other} {
+				if name != "short" && (q.P50Ratio <= 0 || q.P99Ratio <= 0 || q.UsualP99Ratio <= 0) {
+					t.Errorf("ratios %+v", q)
+				}
+			}
+			if runtime.GOOS == "linux" && (*p.PeakAlone.RSSAnon <= 0 || *p.PeakBeside.RSS < *p.PeakBeside.RSSAnon || *p.Before.RSS <= 0) {
+				t.Errorf("memory %+v %+v", p.PeakAlone, p.PeakBeside)
+			}
+		})
+	}
+}
+
 func checkRestarts(t *testing.T, b *Backlog) {
 	t.Helper()
 	ways := make([]string, 0, 4)
@@ -150,6 +208,10 @@ func TestRunStagedFaults(t *testing.T) {
 		"fill-forget": {"forget", []string{"--backlog", "3000", "--kill"}, ErrLost, "after filling"},
 		"bad-corrupt": {"corrupt", []string{"--bad", "1", "--bad-pending", "1", "--rounds", "1"}, ErrWrong, ""},
 		"forge":       {"forge", []string{"--backlog", "5"}, ErrWrong, ""},
+		"omit":        {"omit", []string{"--replay", "20", "--rounds", "1"}, ErrLost, "1 deliveries of 1"},
+		"unmarked":    {"unmarked", []string{"--replay", "20", "--rounds", "1"}, ErrLost, "20 deliveries of 20"},
+		"endless":     {"endless", []string{"--replay", "20", "--rounds", "1"}, ErrWrong, "the replay of part 1 was running"},
+		"marked":      {"marked", []string{"--replay", "20", "--rounds", "1"}, ErrLost, "warming up"},
 		"unclean":     {"unclean", []string{"--backlog", "5"}, nil, "did not end in good order"},
 		"once":        {"once", []string{"--backlog", "5"}, errEnded, "this one starts only once"},
 	} {
@@ -174,6 +236,7 @@ func TestRunBacklogMakesRetriesDue(t *testing.T) {
 func TestRunScenarioTables(t *testing.T) {
 	t.Parallel()
 	for scenario, wants := range map[string][]string{
+		"--replay=60": {"beside, killed", "same p50", "asked 1.5 at most", "most beside", "events replayed, of 60", "s until ready again"},
 		"--bad=1":     {"beside, full", "beside, killed", "asked 1.5 at most", "usual p99", "deliveries to the bad, of 15", "duplicated"},
 		"--backlog=9": {"empty again, ingestion", "heap in use", "ready", "asked 0.80 at least", "of the backlog in", "killed"},
 	} {
@@ -206,6 +269,8 @@ func TestScenarioProblems(t *testing.T) {
 		"lost":            {ScenarioReport{Deliveries: 1, Findings: Findings{Verified: 1, Lost: 1}}, ErrLost},
 		"backlog":         {ScenarioReport{Deliveries: 1, Findings: well, Backlog: &Backlog{Events: 5, Held: 5, Restarts: []*Restart{{Held: 5}}}}, nil},
 		"backlog too few": {ScenarioReport{Deliveries: 1, Findings: well, Backlog: &Backlog{Events: 5, Held: 4}}, ErrLost},
+		"replay":          {ScenarioReport{Deliveries: 1, Findings: well, Replay: &Replay{Parts: []*ReplayPart{{State: replayDone}}}}, nil},
+		"replay runs on":  {ScenarioReport{Deliveries: 1, Findings: well, Replay: &Replay{Parts: []*ReplayPart{{State: "running"}}}}, ErrWrong},
 		"after a restart": {ScenarioReport{Deliveries: 1, Findings: well, Backlog: &Backlog{Events: 5, Held: 5, Restarts: []*Restart{{Held: 4}}}}, ErrLost},
 	} {
 		if err := test.report.problem(); !errors.Is(err, test.want) || (test.want == nil && err != nil) {
@@ -239,6 +304,26 @@ func TestRatios(t *testing.T) {
 	i.compare()
 	if i.PacedP50Ratio != 2 || i.PacedP99Ratio != 2 || i.PacedUsualP99Ratio != 2.5 || i.PacedRateRatio != 0.5 || i.FullP99Ratio != 2 || i.FullRateRatio != 0.8 {
 		t.Errorf("%+v", i)
+	}
+	each := func(other, same float64) Stretch {
+		d := func(v float64) Delay { return Delay{Latency{P50: v, P99: 10 * v}, 100 * v} }
+		return Stretch{Each: []Delay{d(other), d(same)}}
+	}
+	beside := func(other, same float64) *ReplayPart {
+		s := each(other, same)
+		return &ReplayPart{Live: &s}
+	}
+	p := Replay{
+		Alone: []Stretch{each(1, 2), each(3, 2), each(3, 2), each(3, 2)},
+		// The last one is that of the kill.
+		Parts: []*ReplayPart{beside(4, 3), beside(6, 8), beside(3, 2), beside(90, 90)},
+	}
+	p.compare()
+	if p.Other != (ReplayRatios{2, 2, 2}) || p.Same != (ReplayRatios{1.5, 1.5, 1.5}) {
+		t.Errorf("%+v", p)
+	}
+	if a := (paceMark{at: 1e9, delivered: 5, daemon: usage{CPU: time.Second}}).pace(paceMark{at: 9e9, last: 3e9, delivered: 25, daemon: usage{CPU: 1002 * time.Millisecond, DiskBytes: 80}}); a.Deliveries != 20 || a.Seconds != 2 || a.PerSecond != 10 || *a.CPUPerDelivery != 100 || *a.DiskPerDelivery != 4 {
+		t.Errorf("%+v", a)
 	}
 	b := Backlog{
 		Empty:      Situation{Ingest: Stretch{AckedPerSecond: 100}, Condition: c(0, 1, 0, 0, 0, 50)},

@@ -37,8 +37,9 @@ type standIn struct {
 	mu      sync.Mutex
 	journal *os.File
 	targets []*target
-	known   map[string]bool            // events by id
+	known   map[string]*standInEvent   // events by id
 	open    map[delivery]*standInEvent // not delivered yet
+	replays map[string]*standInReplay  // by id
 	starts  int
 }
 
@@ -54,18 +55,31 @@ type standInEvent struct {
 	ID   string          `json:"id"`
 	Type string          `json:"type"`
 	Data json.RawMessage `json:"data"`
+	At   time.Time       `json:"-"` // of acceptance
 }
 
-// delivery is an event's and a target's id.
-type delivery struct{ Event, Target string }
+// delivery is an event's and a target's id, and that of the replay it belongs to.
+type delivery struct{ Event, Target, Replay string }
+
+// standInReplay is a replay, which is paced by flow alone.
+type standInReplay struct {
+	ID, Target   string
+	Since, Until time.Time
+	Rate         float64
+	Deliveries   int
+}
 
 // entry of the journal: one of its fields.
 type journalEntry struct {
 	Start  bool          `json:",omitempty"`
 	Target *target       `json:",omitempty"`
 	Event  *standInEvent `json:",omitempty"`
+	At     time.Time     `json:",omitzero"` // of the event
 	Done   *delivery     `json:",omitempty"`
 	Drop   string        `json:",omitempty"`
+	Change *target       `json:",omitempty"`
+
+	Replay *standInReplay `json:",omitempty"`
 }
 
 // standInKey is an arbitrary signing secret.
@@ -114,7 +128,7 @@ func (s *standIn) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot start: the data directory is cursed")
 	}
 	s.slots = make(chan struct{}, 64)
-	if err := s.replay(filepath.Join(config.DataDir, "journal")); err != nil {
+	if err := s.resume(filepath.Join(config.DataDir, "journal")); err != nil {
 		return err
 	}
 	if s.fault == "once" && s.starts > 1 {
@@ -188,6 +202,9 @@ func (s *standIn) routes(ctx context.Context) *http.ServeMux {
 		s.write(journalEntry{Drop: r.PathValue("id")})
 		w.WriteHeader(http.StatusNoContent)
 	})
+	mux.HandleFunc("PATCH /subscriptions/{id}", s.change)
+	mux.HandleFunc("POST /subscriptions/{id}/replay", func(w http.ResponseWriter, r *http.Request) { s.startReplay(ctx, w, r) })
+	mux.HandleFunc("GET /subscriptions/{id}/replays/{replay}", s.readReplay)
 	mux.HandleFunc("POST /subscriptions/{id}/enable", func(_ http.ResponseWriter, r *http.Request) {
 		stuck := s.fault == "stuck"
 		s.flow(ctx, func(d delivery) bool {
@@ -216,9 +233,9 @@ func (s *standIn) routes(ctx context.Context) *http.ServeMux {
 	return mux
 }
 
-// replay reads the journal and begins the next part of it.
-func (s *standIn) replay(path string) error {
-	s.known, s.open = map[string]bool{}, map[delivery]*standInEvent{}
+// resume reads the journal and begins the next part of it.
+func (s *standIn) resume(path string) error {
+	s.known, s.open, s.replays = map[string]*standInEvent{}, map[delivery]*standInEvent{}, map[string]*standInReplay{}
 	b, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -262,10 +279,25 @@ func (s *standIn) apply(e journalEntry) {
 	case e.Target != nil:
 		s.targets = append(s.targets, e.Target)
 	case e.Event != nil:
-		s.known[e.Event.ID] = true
+		e.Event.At = e.At
+		s.known[e.Event.ID] = e.Event
 		for _, t := range s.targets {
 			if !t.dropped && (len(t.Types) == 0 || slices.Contains(t.Types, e.Event.Type) || (s.fault == "overhear" && t.ID == "sub-1")) {
-				s.open[delivery{e.Event.ID, t.ID}] = e.Event
+				s.open[delivery{e.Event.ID, t.ID, ""}] = e.Event
+			}
+		}
+	case e.Change != nil:
+		for i, t := range s.targets {
+			if t.ID == e.Change.ID {
+				s.targets[i] = e.Change
+			}
+		}
+	case e.Replay != nil:
+		s.replays[e.Replay.ID] = e.Replay
+		for _, event := range s.known {
+			if !event.At.Before(e.Replay.Since) && event.At.Before(e.Replay.Until) {
+				s.open[delivery{event.ID, e.Replay.Target, e.Replay.ID}] = event
+				e.Replay.Deliveries++
 			}
 		}
 	case e.Done != nil:
@@ -280,6 +312,72 @@ func (s *standIn) apply(e journalEntry) {
 			}
 		}
 	}
+}
+
+// change is a merge patch of a subscription.
+func (s *standIn) change(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		DataCallbackURL string
+		NumberOfRecords *int
+		MaxWaitSeconds  *float64
+		Events          []string
+	}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || (in.NumberOfRecords == nil) != (in.MaxWaitSeconds == nil) {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	t := &target{ID: r.PathValue("id"), URL: in.DataCallbackURL, Records: 1, Types: in.Events}
+	if in.NumberOfRecords != nil {
+		t.Records = *in.NumberOfRecords
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.write(journalEntry{Change: t})
+}
+
+// startReplay replays events, to all of whose types the target must have listened.
+func (s *standIn) startReplay(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+	made := &standInReplay{Target: r.PathValue("id")}
+	if err := json.NewDecoder(r.Body).Decode(made); err != nil || made.Rate <= 0 {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	made.ID = fmt.Sprintf("replay-%d", len(s.replays)+1)
+	s.write(journalEntry{Replay: made})
+	if s.fault == "omit" {
+		for d := range s.open {
+			if d.Replay == made.ID {
+				delete(s.open, d)
+				break
+			}
+		}
+	}
+	s.mu.Unlock()
+	s.flow(ctx, func(d delivery) bool { return d.Replay == made.ID })
+	w.WriteHeader(http.StatusAccepted)
+	fmt.Fprintf(w, `{"id":%q,"state":"running"}`, made.ID)
+}
+
+// readReplay tells how far a replay is.
+func (s *standIn) readReplay(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	made := s.replays[r.PathValue("replay")]
+	if made == nil || made.Target != r.PathValue("id") {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	state := replayDone
+	for d := range s.open {
+		if d.Replay == made.ID {
+			state = "running"
+		}
+	}
+	if s.fault == "endless" {
+		state = "running"
+	}
+	fmt.Fprintf(w, `{"id":%q,"state":%q,"deliveries":%d}`, made.ID, state, made.Deliveries)
 }
 
 func (s *standIn) subscribe(w http.ResponseWriter, r *http.Request) {
@@ -346,8 +444,8 @@ func (s *standIn) publish(ctx context.Context, w http.ResponseWriter, r *http.Re
 			e.ID = fmt.Sprintf("evt_%d_%d", s.starts, n-int64(i))
 		}
 		answers = append(answers, fmt.Sprintf(`{"id":%q}`, e.ID))
-		if !s.known[e.ID] {
-			s.write(journalEntry{Event: e})
+		if s.known[e.ID] == nil {
+			s.write(journalEntry{Event: e, At: time.Now()})
 			fresh[e.ID] = true
 		}
 	}
@@ -367,20 +465,28 @@ func (s *standIn) flow(ctx context.Context, wanted func(delivery) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, t := range s.targets {
-		var list []*standInEvent
+		lists := map[string][]*standInEvent{}
 		for d, e := range s.open {
 			if d.Target == t.ID && wanted(d) {
-				list = append(list, e)
+				lists[d.Replay] = append(lists[d.Replay], e)
 			}
 		}
-		for chunk := range slices.Chunk(list, t.Records) {
-			s.deliver(ctx, t, chunk)
+		for replay, list := range lists {
+			n := 0
+			for chunk := range slices.Chunk(list, t.Records) {
+				var wait time.Duration
+				if r := s.replays[replay]; r != nil {
+					wait = time.Duration(float64(n) / r.Rate * float64(time.Second))
+				}
+				n += len(chunk)
+				s.deliver(ctx, t, chunk, replay, wait)
+			}
 		}
 	}
 }
 
-// deliver makes a push, once unless a fault says otherwise.
-func (s *standIn) deliver(ctx context.Context, t *target, events []*standInEvent) {
+// deliver makes a push, once unless a fault says otherwise; one of a replay waits for its time.
+func (s *standIn) deliver(ctx context.Context, t *target, events []*standInEvent, replay string, wait time.Duration) {
 	times := 1
 	n := s.pushes.Add(1)
 	switch {
@@ -390,15 +496,18 @@ func (s *standIn) deliver(ctx context.Context, t *target, events []*standInEvent
 		times = 2
 	}
 	s.wg.Go(func() {
+		if pause(ctx, wait) != nil {
+			return
+		}
 		s.slots <- struct{}{}
 		defer func() { <-s.slots }()
 		for range times {
-			s.push(ctx, t, events, n)
+			s.push(ctx, t, events, replay, n)
 		}
 	})
 }
 
-func (s *standIn) push(ctx context.Context, t *target, events []*standInEvent, n int64) {
+func (s *standIn) push(ctx context.Context, t *target, events []*standInEvent, replay string, n int64) {
 	var records [][]byte
 	for _, e := range events {
 		id, data := e.ID, []byte(e.Data)
@@ -441,6 +550,9 @@ func (s *standIn) push(ctx context.Context, t *target, events []*standInEvent, n
 	req.Header.Set("webhook-id", id)
 	req.Header.Set("webhook-timestamp", fmt.Sprint(now.Unix()))
 	req.Header.Set("webhook-signature", signature)
+	if (replay != "" && s.fault != "unmarked") || s.fault == "marked" {
+		req.Header.Set("Herald-Replay", "true")
+	}
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return
@@ -456,6 +568,6 @@ func (s *standIn) push(ctx context.Context, t *target, events []*standInEvent, n
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range events {
-		s.write(journalEntry{Done: &delivery{e.ID, t.ID}})
+		s.write(journalEntry{Done: &delivery{e.ID, t.ID, replay}})
 	}
 }

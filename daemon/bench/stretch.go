@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -38,9 +37,19 @@ type Stretch struct {
 
 	CPUPerEvent *float64 `json:"cpuPerEvent,omitempty"` // of the daemon, microseconds
 	OthersCores *float64 `json:"othersCores,omitempty"` // processors that other programs and the host took
+	// CommitsPerSecond are the queue's: each is a sync that an acknowledgement may have to wait for.
+	CommitsPerSecond *float64 `json:"commitsPerSecond,omitempty"`
+	// Each has the latencies of each receiver apart, if that was asked for.
+	Each []Delay `json:"each,omitempty"`
 	// DiskP50 and DiskP99 are what a sync of 4 KiB cost in the rest before, one each ten milliseconds.
 	DiskP50 float64 `json:"diskP50"`
 	DiskP99 float64 `json:"diskP99"`
+}
+
+// Delay is what the events of a stretch took to one receiver.
+type Delay struct {
+	EndToEnd Latency `json:"endToEnd"`
+	UsualP99 float64 `json:"usualP99"`
 }
 
 // Condition is one state of the daemon, measured at a pace and as fast as it goes.
@@ -72,7 +81,9 @@ type stretchOptions struct {
 	kind     string                      // type of the events; one that nobody selects is only ingested
 	profiled bool                        // write the processor profile
 	before   func(context.Context) error // called right before the first request
-	amid     func(context.Context) error // called half-way through
+	amid     func(context.Context) error // called beside the load, in which the daemon may end
+	each     bool                        // keep the latencies of the receivers apart
+	enough   func() bool                 // tells that the load may end before its time
 }
 
 // rest lets the machine come to rest and says what a sync of the disk costs now.
@@ -109,9 +120,17 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 		receivers = 0
 	}
 	book := newLedger(r.next, receivers, time.Now())
-	book.seconds = make([]atomic.Pointer[histogram], min(int(r.stretch()/time.Second)+2, maxSeconds))
+	book.bySecond(r.stretch())
+	if o.each {
+		for range receivers {
+			d := &delays{}
+			d.bySecond(r.stretch())
+			book.each = append(book.each, d)
+		}
+	}
 	l := r.newLoad(book)
 	l.shape.kind, l.rate, l.events, l.duration = o.kind, o.rate, 0, r.stretch()
+	l.enough = o.enough
 	if o.amid != nil {
 		l.resend, l.shape.idPrefix = true, r.ownIDs
 	}
@@ -128,12 +147,7 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 		beside.run(func() error { return r.server.profile(ctx, r.CPUProfile, l.duration) })
 	}
 	if o.amid != nil {
-		beside.run(func() error {
-			if err := pause(ctx, l.duration/2); err != nil {
-				return err
-			}
-			return o.amid(ctx)
-		})
+		beside.run(func() error { return o.amid(ctx) })
 	}
 	sent, err := l.run(ctx)
 	if e := beside.wait(); err == nil {
@@ -160,8 +174,11 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 		Ack:     l.acks.latency(), EndToEnd: book.endToEnd.latency(),
 		UsualP99: millis(book.usualP99()),
 		DiskP50:  disk.SpacedP50, DiskP99: disk.SpacedP99,
-		OthersCores: othersOf(before, after),
+		OthersCores: othersOf(before, after), CommitsPerSecond: per(before.commits, after.commits, after.at.Sub(before.at).Seconds()),
 		CPUPerEvent: per(int64(before.daemon.CPU), int64(after.daemon.CPU), float64(a.Acked)*float64(time.Microsecond)),
+	}
+	for _, d := range book.each {
+		s.Each = append(s.Each, Delay{EndToEnd: d.endToEnd.latency(), UsualP99: millis(d.usualP99())})
 	}
 	if l.rate > 0 {
 		late := l.lateness.latency()

@@ -28,6 +28,7 @@ type message struct {
 
 	id, timestamp, signature []byte // the three headers of Standard Webhooks
 	retryAfter               []byte
+	replayed                 bool  // Herald-Replay: true
 	length                   int64 // Content-Length, or -1 without one
 	chunked                  bool
 	last                     bool // the connection is not used again after this message
@@ -299,6 +300,8 @@ func (m *message) field(name, value []byte) error {
 		m.timestamp = value
 	case isName(name, "webhook-signature"):
 		m.signature = value
+	case isName(name, "herald-replay"):
+		m.replayed = string(value) == "true"
 	case isName(name, "retry-after"):
 		m.retryAfter = value
 	}
