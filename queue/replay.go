@@ -88,7 +88,8 @@ type ReplayStep struct {
 	// Less than 1 counts as 1.
 	Records int
 	Bytes   int64
-	// Due is when the first becomes due, and Every how much later each that follows.
+	// Due is when the first becomes due, and Every how much later each that follows. An engine may round the moments up by some
+	// hundredths of a second.
 	Due   time.Time
 	Every time.Duration
 }

@@ -32,8 +32,8 @@ const (
 // replaying is the pace of the replay of one lane.
 type replaying struct {
 	id queue.ReplayID
-	// due is when its next delivery becomes due, again when it is looked at again, and idle how long before that nothing of it
-	// was taken.
+	// due is when its next delivery becomes due, again when it is looked at again, and idle for how long it was left alone because
+	// nothing could be made due.
 	due, again time.Time
 	idle       time.Duration
 	running    bool
@@ -75,7 +75,8 @@ func (d *Dispatcher) replay(ctx context.Context) {
 			}
 			places <- struct{}{}
 			wg.Go(func() {
-				p.again = time.Now().Add(d.advance(ctx, id, p))
+				wait := d.advance(ctx, id, p)
+				p.again = time.Now().Add(wait)
 				<-places
 			})
 		}
@@ -136,10 +137,8 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 		return -soon
 	}
 	if limit <= 0 {
-		p.idle = min(max(2*p.idle, pause), replayAtMost)
-		return p.idle
+		return p.rest(pause)
 	}
-	p.idle = 0
 	selects := sub.Selects()
 	after, n, err := d.queue.AdvanceReplay(ctx, id, queue.ReplayStep{
 		Match: func(ev *queue.Event) bool { return selects(ev.Type, ev.Resource, ev.Data) },
@@ -161,11 +160,19 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 	}
 	switch {
 	case n > 0:
+		p.idle = 0
 		return max(time.Until(p.due)-pause/2, replayAtLeast)
 	case after.Reached.After(r.Reached):
+		p.idle = 0
 		return 0 // there was nothing for it in what was looked at
 	}
-	return pause // all is due, and some of it was not tried yet
+	return p.rest(pause) // all is due, and some of it was not tried yet
+}
+
+// rest is how long a replay is left alone of which nothing could be made due: longer each time.
+func (p *replaying) rest(pause time.Duration) time.Duration {
+	p.idle = min(max(2*p.idle, pause), replayAtMost)
+	return p.idle
 }
 
 // recordsOf is how many records a push to the subscription carries at most.

@@ -26,6 +26,8 @@ type operation struct {
 	after func(st *stage)
 	// keep: it must survive a full disk.
 	keep bool
+	// lazy: it may wait a little for company.
+	lazy bool
 	done chan error
 }
 
@@ -34,7 +36,7 @@ func cost(w work) boltkit.Cost {
 	case w.accept != nil:
 		return boltkit.Cost{Weight: len(w.accept.subs), Bytes: w.accept.bytes}
 	case w.op != nil:
-		return boltkit.Cost{Weight: 1}
+		return boltkit.Cost{Weight: 1, Lazy: w.op.lazy}
 	}
 	return boltkit.Cost{Weight: len(w.settled), Bytes: int64(len(w.settled)) * 64, Lazy: true}
 }
