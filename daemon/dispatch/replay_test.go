@@ -212,7 +212,7 @@ func TestReplayToASlowReceiver(t *testing.T) {
 		if n := len(r.taken()); n != 20 {
 			t.Errorf("%d of 20 were replayed", n)
 		}
-		if s := r.state(sub); s.State != queue.ReplayDone || s.EndedAt.Sub(s.CreatedAt) > 125*time.Second {
+		if s := r.state(sub); s.State != queue.ReplayDone || s.EndedAt.Sub(s.CreatedAt) > 140*time.Second {
 			t.Errorf("it ended as %+v", s)
 		}
 		r.stop()

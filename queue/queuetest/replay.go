@@ -348,7 +348,7 @@ func replayAtARate(r *rig) {
 		due := start.Add(time.Duration(i) * 10 * time.Second)
 		time.Sleep(time.Until(due) - 10*time.Millisecond)
 		r.none()
-		time.Sleep(60 * time.Millisecond) // the moments may be rounded up
+		time.Sleep(60 * time.Millisecond)                 // the moments may be rounded up
 		r.settle(delivered(r.replayed(uint64(i + 1))[0])) //nolint:gosec // small
 	}
 }
