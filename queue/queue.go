@@ -394,7 +394,8 @@ type LaneStats struct {
 	OldestPending time.Time
 	// NextRetry is when the next retry is due; zero if none waits.
 	NextRetry time.Time
-	// Replayed, among those that are Retrying or Delivering, were made due by a replay and not tried since.
+	// Replayed, among those that are Retrying or Delivering, were made due by a replay, and the queue was not told of an attempt
+	// since.
 	Replayed int64
 }
 

@@ -88,8 +88,9 @@ type ReplayStep struct {
 	// Less than 1 counts as 1.
 	Records int
 	Bytes   int64
-	// Due is when the first becomes due, and Every how much later each that follows. An engine may round the moments up by some
-	// hundredths of a second.
+	// Due is when the first becomes due, and Every how much later each that follows; both are rounded up to a multiple of
+	// Grain, or of a millisecond. Those that become due together are claimed and written down together, which costs less.
 	Due   time.Time
 	Every time.Duration
+	Grain time.Duration
 }

@@ -23,6 +23,9 @@ const (
 	// less and less often while nothing of it is taken.
 	replayAtLeast = 10 * time.Millisecond
 	replayAtMost  = time.Second
+	// replayGrain is what is made due together, where the rate leaves time for it: half the processor time of each, and fewer
+	// commits for live traffic to wait for.
+	replayGrain = 25 * time.Millisecond
 	// fastestReplay stands for no rate.
 	fastestReplay = 1e6
 	// replaysAtOnce is how many replays wait for the disk together, so that they share its commits.
@@ -139,10 +142,14 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 	if limit <= 0 {
 		return p.rest(pause)
 	}
+	grain := time.Duration(0)
+	if every*replayAhead > replayGrain {
+		grain = replayGrain
+	}
 	selects := sub.Selects()
 	after, n, err := d.queue.AdvanceReplay(ctx, id, queue.ReplayStep{
 		Match: func(ev *queue.Event) bool { return selects(ev.Type, ev.Resource, ev.Data) },
-		Limit: limit, Records: records, Bytes: maxBatchBytes, Due: p.due, Every: every,
+		Limit: limit, Records: records, Bytes: maxBatchBytes, Due: p.due, Every: every, Grain: grain,
 	})
 	switch {
 	case errors.Is(err, queue.ErrNotFound), ctx.Err() != nil:

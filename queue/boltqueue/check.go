@@ -427,10 +427,13 @@ func (c *checker) checkMemory() {
 	q := c.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	fresh, held := map[uint32]int64{}, map[uint32]int64{}
+	fresh, held, replayed := map[uint32]int64{}, map[uint32]int64{}, map[uint32]int64{}
 	leased := map[uint64]int{}
 	for k, le := range q.leases {
 		held[k.lane]++
+		if le.settling && le.replay && le.byHand {
+			replayed[k.lane]++
+		}
 		if le.fresh && k.seq > c.lanes[k.lane].floor {
 			fresh[k.lane]++
 		}
@@ -453,8 +456,8 @@ func (c *checker) checkMemory() {
 			c.report("lane %d: %d leases are counted of %d", n, l.leased, held[n])
 		}
 		dead += l.dead
-		if l.replayed != t.replayed {
-			c.report("lane %d: memory says %d replayed, disk %d", n, l.replayed, t.replayed)
+		if l.replayed != t.replayed || l.replayedNow != replayed[n] {
+			c.report("lane %d: memory says %d replayed and %d on their way, disk %d and the leases %d", n, l.replayed, l.replayedNow, t.replayed, replayed[n])
 		}
 		list, err := replaysOf(c.tx, l)
 		if replays += len(list); err != nil || !slices.EqualFunc(list, l.replays, func(a, b *replay) bool { return *a == *b }) {

@@ -95,9 +95,9 @@ type lane struct {
 	freshTurn bool
 
 	// replays are those of the lane, oldest first; replayed counts the deliveries that they made due and that were not tried
-	// since.
-	replays  []*replay
-	replayed int64
+	// since, as the disk knows, replayedNow those among them whose settlement is on its way.
+	replays               []*replay
+	replayed, replayedNow int64
 
 	// pending counts first attempts that are not leased, retrying and dead count records on disk.
 	pending, retrying, dead int64

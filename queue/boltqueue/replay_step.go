@@ -67,15 +67,11 @@ func (q *Queue) AdvanceReplay(ctx context.Context, id queue.Lane, s queue.Replay
 			return queue.Replay{}, 0, fmt.Errorf("advance replay: %w", err)
 		}
 	}
-	if err := q.do(ctx, &operation{lazy: true, write: p.write, after: p.after}); err != nil {
+	if err := q.do(ctx, &operation{lazy: s.Due.After(time.Now()), write: p.write, after: p.after}); err != nil {
 		return queue.Replay{}, 0, fmt.Errorf("advance replay: %w", err)
 	}
 	return p.made.Replay, len(p.rows), nil
 }
-
-// replayGrain is what the moments are rounded up to at which replayed deliveries become due, in milliseconds: those of one
-// moment are claimed together, and their outcomes written together, which halves what each costs.
-const replayGrain = 25
 
 // replayPage is one step of a replay.
 type replayPage struct {
@@ -333,7 +329,11 @@ func (p *replayPage) putRows(tx *bolt.Tx, sizes []uint32, nowMs int64) error {
 		batch := p.rows[from : from+n]
 		first := batch[0].key
 		due := ceilMs(p.step.Due.Add(time.Duration(from) * p.step.Every))
-		due = max(nowMs, due+replayGrain-1-(due+replayGrain-1)%replayGrain)
+		if grain := p.step.Grain.Milliseconds(); grain > 1 {
+			due += grain - 1
+			due -= due % grain
+		}
+		due = max(nowMs, due)
 		var rest []uint64
 		for i := range batch {
 			x := &batch[i]

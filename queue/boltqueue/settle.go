@@ -84,6 +84,9 @@ func (q *Queue) settlePush(list []settlement, l *lane, s *queue.Settlement, nowM
 			continue
 		}
 		le.settling = true
+		if le.replay && le.byHand {
+			l.replayedNow++
+		}
 		if l.ord != nil && s.State == queue.StateDelivered {
 			// The next of its key need not wait for the disk: after a crash both are delivered again, in their order.
 			l.ord.release(le.key)
@@ -221,6 +224,9 @@ func (q *Queue) finish(st *stage, s *settlement) {
 	l, f := s.lane, s.fate
 	le := q.leases[s.key]
 	delete(q.leases, s.key)
+	if le.replay && le.byHand {
+		l.replayedNow--
+	}
 	l.leased--
 	if !le.released {
 		l.ord.release(le.key)

@@ -70,7 +70,7 @@ func (q *Queue) LaneStats(id queue.Lane) queue.LaneStats {
 	if l == nil || l.dropped {
 		return queue.LaneStats{}
 	}
-	s := queue.LaneStats{Pending: l.pending, Retrying: l.retrying - l.leasedRetries, Dead: l.dead, Delivering: l.leased, Replayed: l.replayed}
+	s := queue.LaneStats{Pending: l.pending, Retrying: l.retrying - l.leasedRetries, Dead: l.dead, Delivering: l.leased, Replayed: l.replayed - l.replayedNow}
 	if ms := q.firstPending(l); l.pending > 0 && ms != 0 {
 		s.OldestPending = timeOf(ms)
 	}
