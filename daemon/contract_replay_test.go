@@ -384,6 +384,30 @@ func TestContract_Replay_ListedAndCancelled(t *testing.T) {
 	h.admin().do("GET", path, nil).problem(404)
 }
 
+// Whatever is under way when a replay is cancelled, nothing breaks, and what came of it is taken back.
+func TestContract_Replay_CancelledInTheMidstOfIt(t *testing.T) {
+	t.Parallel()
+	h := start(t, steady)
+	const n = 300
+	h.publishAll(n, nil)
+	r := receive(t)
+	for i := range 12 {
+		id := h.subscribe(r.URL, nil) // younger than the events
+		want := spanOfToday()
+		want["rate"] = 100_000
+		replay := h.replay(id, want)
+		h.eventually("it runs", func() bool {
+			v := h.admin().do("GET", "/subscriptions/"+id+"/replays/"+replay, nil).is(200).object()
+			return v["deliveries"].(float64) > float64(5*i)
+		})
+		h.admin().do("DELETE", "/subscriptions/"+id+"/replays/"+replay, nil).is(204)
+		h.eventually("all of it is finished or gone", func() bool {
+			return len(h.found(id, "limit=1000")) == len(h.found(id, "limit=1000&state=delivered"))
+		})
+	}
+	h.sentinel()
+}
+
 // At most ten run for one subscription.
 func TestContract_Replay_NotTooMany(t *testing.T) {
 	t.Parallel()

@@ -3,8 +3,8 @@ package daemon
 import (
 	"context"
 
-	"herald/daemon/api"
 	"herald/queue"
+	"herald/store"
 )
 
 // nudging is the queue as the API sees it: who retries a delivery by hand, asks for a test push or starts a replay wants to see
@@ -18,7 +18,7 @@ type nudging struct {
 // Accept implements queue.Queue.
 func (n nudging) Accept(ctx context.Context, subs []queue.Submission) ([]queue.Receipt, error) {
 	receipts, err := n.Queue.Accept(ctx, subs)
-	if err == nil && len(subs) == 1 && subs[0].Type == api.PingType {
+	if err == nil && len(subs) == 1 && subs[0].Type == store.PingType {
 		for _, lane := range subs[0].Lanes {
 			n.nudge(lane)
 		}

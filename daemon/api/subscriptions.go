@@ -418,9 +418,6 @@ func (a *API) rotateSecret(c *call) error {
 	return c.answer(http.StatusOK, secretView{text, publicKeys(s.SigningSecrets, now)})
 }
 
-// PingType is the type of a test event. Publishers cannot use it.
-const PingType = reservedPrefix + "ping"
-
 // pingSubscription accepts a test event for this subscription alone.
 func (a *API) pingSubscription(c *call) error {
 	s, err := c.subscription()
@@ -430,7 +427,7 @@ func (a *API) pingSubscription(c *call) error {
 	id := s.ID.String()
 	receipts, err := a.queue.Accept(c.r.Context(), []queue.Submission{{
 		Event: queue.Event{
-			AccountID: s.AccountID, Type: PingType, Time: a.now().UTC(),
+			AccountID: s.AccountID, Type: store.PingType, Time: a.now().UTC(),
 			Data: []byte(`{"subscriptionId":"` + id + `"}`),
 		},
 		Lanes: []queue.Lane{queue.Lane(s.ID)},

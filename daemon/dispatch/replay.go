@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// replayAhead is how many pushes of a lane a replay may have made due that were not tried yet, and replayRecords how many
-	// deliveries when a push carries several. It is what a cancelled replay has to take back, and what waits before a
-	// scheduled retry at most.
+	// replayAhead is how many pushes of a lane a replay may have made due that were not tried yet, at most, and replayRecords how
+	// many deliveries when a push carries several. It is what a cancelled replay has to take back, and what waits before a
+	// scheduled retry.
 	replayAhead   = 64
 	replayRecords = 1000
 	// A replay is looked at again after as long as half of that takes at its rate, between replayAtLeast and replayAtMost, and
@@ -130,8 +130,8 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 	if p.due.Before(now) {
 		p.due = now
 	}
-	records := d.recordsOf(id, sub)
-	ahead := max(replayAhead, min(replayAhead*records, replayRecords))
+	pushes, records := d.shapeOf(id, sub)
+	ahead := max(pushes, min(pushes*records, replayRecords))
 	pause := min(max(time.Duration(float64(ahead)/2/rate*float64(time.Second)), replayAtLeast), replayAtMost)
 	limit := ahead - waiting
 	if soon := pause - p.due.Sub(now); soon >= 0 {
@@ -143,7 +143,7 @@ func (d *Dispatcher) advance(ctx context.Context, id queue.Lane, p *replaying) t
 		return p.rest(pause)
 	}
 	grain := time.Duration(0)
-	if every*replayAhead > replayGrain {
+	if every*time.Duration(ahead) > replayGrain {
 		grain = replayGrain
 	}
 	selects := sub.Selects()
@@ -182,13 +182,21 @@ func (p *replaying) rest(pause time.Duration) time.Duration {
 	return p.idle
 }
 
-// recordsOf is how many records a push to the subscription carries at most.
-func (d *Dispatcher) recordsOf(id queue.Lane, sub *store.Subscription) int {
-	records := max(sub.NumberOfRecords, 1)
+// shapeOf is how many pushes of a replay there may be ahead, and how many records each carries: no more than half of what the receiver
+// may have at once, so that live traffic finds a place, and no more than the subscription's rate allows for a second.
+func (d *Dispatcher) shapeOf(id queue.Lane, sub *store.Subscription) (pushes, records int) {
+	p := d.policyOf(sub, d.defaults.Load())
+	pushes, records = p.max, p.records
+	if p.rate > 0 {
+		records = min(records, p.burst)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l := d.lanes[id]; l != nil && l.most > 0 {
-		records = min(records, l.most)
+	if l := d.lanes[id]; l != nil && l.policy != nil {
+		pushes = l.limit()
+		if l.most > 0 {
+			records = min(records, l.most)
+		}
 	}
-	return records
+	return max(min(pushes/2, replayAhead), 1), records
 }

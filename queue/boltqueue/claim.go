@@ -175,7 +175,7 @@ func (q *Queue) admit(l *lane, r queue.Room) {
 
 // next leases what the lane's next push carries: a retry whose time has come and first attempts take turns.
 func (q *Queue) next(l *lane, nowMs int64) bool {
-	if l.converting {
+	if l.converting || l.cancelling {
 		return false
 	}
 	if l.ord != nil {
@@ -249,7 +249,13 @@ func (q *Queue) leaseFresh(l *lane, r ref) bool {
 func (q *Queue) takeRetry(l *lane, r retryRef) bool {
 	from := len(q.parts)
 	q.leaseRetry(l, r, 0, 0)
-	return q.picked(l, from, false)
+	if !q.picked(l, from, false) {
+		return false
+	}
+	if l.fill > 1 && l.total < math.MaxInt32 {
+		l.total = 0 // how many more it brings along is not known yet, and may be all there may be
+	}
+	return true
 }
 
 // leaseRetry leases a retry, unless it is leased or its segment is about to go.

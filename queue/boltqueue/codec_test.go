@@ -153,6 +153,7 @@ func replayedFates() []fate {
 		{state: fateRetrying, replay: true, byHand: true, was: fateDead, attempts: 3, at: 5, reason: queue.ReasonExhausted},
 		{state: fateRetrying, replay: true, byHand: true, was: fateDead, attempts: 3, at: 5, batch: 7, reason: queue.ReasonExhausted},
 		{state: fateRetrying, replay: true, byHand: true, extra: true, at: 5},
+		{state: fateRetrying, replay: true, byHand: true, was: fateRetrying, wasAt: 1 << 40, at: 5},
 		{state: fateRetrying, replay: true, attempts: 1, retries: 1, at: 5, extra: true},
 		{state: fateRetrying, replay: true, attempts: 1, retries: 1, at: 5, batch: 7},
 		{state: fateRetrying, byHand: true, attempts: 1, at: 5, extra: true},

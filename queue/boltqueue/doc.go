@@ -41,7 +41,8 @@
 //	        of an event up to that at which its lane was given up: discarded.
 //	        To the state are added 16 for one made due by a replay and tried since, 32 for one made due by a replay and not tried
 //	        since, and 64 for one of an event that does not name the lane, and has no bit. With 32 the byte of the state
-//	        before the replay, 0 for none, stands before the reason or the batch, and the reason it had then behind it.
+//	        before the replay, 0 for none, stands before the reason or the batch, with uv the time it was due for state 1,
+//	        and the reason it had then behind it.
 //	due     lane u32, time u64, event u64 -> empty, or 1 for one made due by a replay and not tried since: the order of a lane's
 //	        retries; of a batch only the first stands in it.
 //	batch   event u64, lane u32 -> version, uv count, and the other events of the batch that event begins, each as uv difference

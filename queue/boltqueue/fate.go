@@ -18,6 +18,8 @@ type fate struct {
 	replay bool
 	// was is what became of it before the replay, 0 when it had no delivery; it is known while replay and byHand are set.
 	was fateState
+	// wasAt is when it was due then, if it was retrying.
+	wasAt int64
 	// extra: it is of an event that does not name its lane: only a replay has made a delivery of it.
 	extra bool
 	// batch is the first event of the batch a retrying delivery belongs to, itself perhaps; 0 for none.
@@ -97,7 +99,9 @@ func (f fate) encode() []byte {
 	b = binary.AppendUvarint(b, uint64(f.retries))
 	b = binary.AppendUvarint(b, uint64(f.at))
 	if f.waitsReplay() {
-		b = append(b, byte(f.was))
+		if b = append(b, byte(f.was)); f.was == fateRetrying {
+			b = binary.AppendUvarint(b, uint64(f.wasAt))
+		}
 	}
 	if f.batch != 0 {
 		b = binary.AppendUvarint(b, f.batch)
@@ -120,6 +124,9 @@ func decodeFate(b []byte) (fate, error) {
 		f.byHand = true
 		if f.was = fateState(d.byte()); f.was > fateDiscarded {
 			d.fail("unknown state before the replay")
+		}
+		if f.was == fateRetrying {
+			f.wasAt = int64(d.number(math.MaxInt64))
 		}
 	}
 	switch f.state {

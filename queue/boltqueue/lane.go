@@ -106,6 +106,9 @@ type lane struct {
 	// oldestDied is the earliest entry in died, in milliseconds, or later; 0 when there is none.
 	oldestDied int64
 
+	// cancelling: what a replay has made due is being taken back.
+	cancelling bool
+
 	ready   bool // in Queue.ready
 	aside   bool // no room; waits for Wake
 	asideMs int64
@@ -472,7 +475,7 @@ func (q *Queue) place(l *lane, nowMs int64) {
 		at, timed = fresh, true
 	}
 	switch {
-	case l.converting || !timed:
+	case l.converting || l.cancelling || !timed:
 		q.untimer(l)
 	case at <= nowMs:
 		q.untimer(l)

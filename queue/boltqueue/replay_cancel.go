@@ -41,6 +41,10 @@ func (q *Queue) CancelReplay(ctx context.Context, id queue.Lane, replayID queue.
 				return nil
 			}
 			c.lane = l
+			// Nothing of the lane is claimed until this is on disk: what is taken back must not be read as it was before.
+			q.mu.Lock()
+			l.cancelling = true
+			q.mu.Unlock()
 			if firstRunning(list) == list[i] {
 				// What waits was made due by this one: they take turns.
 				if err := c.undo(tx, st); err != nil {
@@ -134,7 +138,7 @@ func (c *cancellation) undoOne(tx *bolt.Tx, key leaseKey, nowMs int64) error {
 	case ended:
 	case f.was == fateRetrying:
 		now = f
-		now.replay, now.was = false, 0
+		now.byHand, now.replay, now.was, now.at, now.wasAt = false, false, 0, f.wasAt, 0
 	default:
 		if err := withdraw(tx, key, f, orphan); err != nil {
 			return err
@@ -160,6 +164,7 @@ func (c *cancellation) after(st *stage) {
 	for i := range c.undone {
 		c.q.gaveWay(c.lane, &c.undone[i])
 	}
+	c.lane.cancelling = false
 	c.lane.reloadRetries()
 	c.q.place(c.lane, st.nowMs)
 }

@@ -301,6 +301,9 @@ func (p *replayPage) write(tx *bolt.Tx, st *stage) error {
 			state: fateRetrying, byHand: true, replay: true, was: old.state, extra: old.extra || !w.named,
 			attempts: old.attempts, reason: old.reason,
 		}
+		if old.state == fateRetrying {
+			x.now.wasAt = old.at
+		}
 		p.rows, sizes = append(p.rows, x), append(sizes, f.size)
 	}
 	if err := p.putRows(tx, sizes, st.nowMs); err != nil {

@@ -122,7 +122,7 @@ func everyState(r *rig) {
 	r.acceptN(4)
 	got := r.claim(4)
 	discarded := queue.Settlement{Lane: got[2].Lane, Deliveries: got[2].Deliveries, State: queue.StateDiscarded, Reason: queue.ReasonDisabled}
-	r.settle(delivered(got[0]), dead(got[1]), discarded, retrying(got[3], 1000*time.Hour))
+	r.settle(delivered(got[0]), dead(got[1]), discarded, retrying(got[3], 100*time.Hour))
 	r.accept(submission(5, laneOf(2)))
 	r.settle(delivered(r.claimOne()))
 	r.accept(submission(6, laneOf(1)))
@@ -546,7 +546,9 @@ func replayCancelled(r *rig) {
 	if _, _, err := r.q.Delivery(r.t.Context(), account, on(5)); err == nil {
 		r.t.Fatal("the delivery that only the replay had made is still there")
 	}
-	// The one that waited for its retry does so no longer.
+	// The one that waited for its retry does so again, until its time.
+	r.none()
+	time.Sleep(100 * time.Hour)
 	c := r.claimOne()
 	if c.Replay || c.Attempt != 2 {
 		r.t.Fatalf("%+v", c)
@@ -570,7 +572,7 @@ func replayCancelled(r *rig) {
 func replayOfBatchesCancelled(r *rig) {
 	r.acceptN(6)
 	got := r.claimWith(6, inBatches(2, 0))
-	r.settle(delivered(got[0]), dead(got[1]), retrying(got[2], 1000*time.Hour))
+	r.settle(delivered(got[0]), dead(got[1]), retrying(got[2], 100*time.Hour))
 	made := r.replay(false)
 	if _, n := r.advanceBy(queue.ReplayStep{Limit: 6, Records: 4}); n != 6 {
 		r.t.Fatalf("%d became due", n)
@@ -586,6 +588,8 @@ func replayOfBatchesCancelled(r *rig) {
 	if d := r.want(on(3), queue.StateDead, 1); d.Reason != queue.ReasonRejected {
 		r.t.Fatalf("dead for %q", d.Reason)
 	}
+	r.none()
+	time.Sleep(100 * time.Hour)
 	for _, c := range r.claim(3) {
 		if c.Replay {
 			r.t.Fatalf("%+v", c)

@@ -55,6 +55,7 @@ type item struct {
 	byHand   bool        // made due by hand, or by a replay, since its last scheduled retry
 	replay   bool        // made due by a replay and not delivered or dead since
 	was      queue.State // before the replay; "" when it made the delivery
+	wasDue   time.Time   // then
 	extra    bool        // only a replay has made it
 	doomed   bool        // its lane was given up while it was leased
 	leasedIn *shape      // of its lane when it was leased

@@ -21,7 +21,10 @@ func (i *item) loose() bool { return i.byHand || i.replay || i.extra }
 
 // undo makes the delivery what it was before a replay made it due; false when only the replay made it.
 func (i *item) undo() bool {
-	i.state, i.batch, i.replay, i.byHand = i.was, nil, false, i.was == queue.StateRetrying
+	i.state, i.batch, i.replay, i.byHand = i.was, nil, false, false
+	if i.was == queue.StateRetrying {
+		i.due = i.wasDue
+	}
 	return i.was != ""
 }
 
@@ -69,6 +72,7 @@ func (w *world) advance(l queue.Lane, p *replaying) {
 		var batch []uint64
 		for _, x := range taken[from:min(from+step.Records, len(taken))] {
 			w.apart(x)
+			x.wasDue = x.due
 			x.was, x.state, x.retries, x.due, x.byHand, x.replay, x.batch = x.state, queue.StateRetrying, 0, time.Now(), true, true, nil
 			batch = append(batch, x.id.Seq)
 		}
