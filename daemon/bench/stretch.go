@@ -136,18 +136,20 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 	}
 	r.rs.keep(book)
 	var begin int64
-	l.begun = func() { begin = book.now() }
 	r.progress.follow(o.name, book, l, receivers)
 
 	var beside errgroup
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	beside.fail = cancel
+	l.begun = func() {
+		begin = book.now()
+		if o.amid != nil { // not before the load is connected, which does not try that again
+			beside.run(func() error { return o.amid(ctx) })
+		}
+	}
 	if o.profiled && r.CPUProfile != "" {
 		beside.run(func() error { return r.server.profile(ctx, r.CPUProfile, l.duration) })
-	}
-	if o.amid != nil {
-		beside.run(func() error { return o.amid(ctx) })
 	}
 	sent, err := l.run(ctx)
 	if e := beside.wait(); err == nil {
