@@ -23,6 +23,15 @@ func readFate(tx *bolt.Tx, key leaseKey) (f fate, ok bool, err error) {
 	return f, true, nil
 }
 
+// recordedFate is readFate of a delivery that has to have a record.
+func recordedFate(tx *bolt.Tx, key leaseKey) (fate, error) {
+	f, ok, err := readFate(tx, key)
+	if err == nil && !ok {
+		err = fmt.Errorf("delivery %d/%d: %w: its record is missing", key.seq, key.lane, errDamaged)
+	}
+	return f, err
+}
+
 // encodeBatch encodes the deliveries that belong to the first.
 func encodeBatch(first uint64, rest []uint64) []byte {
 	b := binary.AppendUvarint([]byte{recordVersion}, uint64(len(rest)))

@@ -194,10 +194,7 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 
 // discardRetry discards a retry, with the others of its batch. What a replay made due and was not tried is as it was before.
 func discardRetry(tx *bolt.Tx, key leaseKey, nowMs int64, reason string, retains func(uint64) bool) ([]changed, error) {
-	f, ok, err := readFate(tx, key)
-	if err == nil && !ok {
-		err = fmt.Errorf("delivery %d/%d: %w: its record is missing", key.seq, key.lane, errDamaged)
-	}
+	f, err := recordedFate(tx, key)
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,8 @@
 package boltqueue
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -120,15 +118,11 @@ func (c *cancellation) undo(tx *bolt.Tx, st *stage) error {
 			}
 		}
 	}
-	slices.SortFunc(c.undone, func(a, b changed) int { return cmp.Compare(a.key.seq, b.key.seq) })
 	return nil
 }
 
 func (c *cancellation) undoOne(tx *bolt.Tx, key leaseKey, nowMs int64) error {
-	f, ok, err := readFate(tx, key)
-	if err == nil && !ok {
-		err = fmt.Errorf("delivery %d/%d: %w: its record is missing", key.seq, key.lane, errDamaged)
-	}
+	f, err := recordedFate(tx, key)
 	if err != nil {
 		return err
 	}

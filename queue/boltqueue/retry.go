@@ -348,10 +348,7 @@ func (r *revival) read(tx *bolt.Tx) error {
 			return nil
 		}
 		key := leaseKey{seq, r.lane.number}
-		f, ok, err := readFate(tx, key)
-		if err == nil && !ok {
-			err = fmt.Errorf("delivery %d/%d: %w: its record is missing", seq, r.lane.number, errDamaged)
-		}
+		f, err := recordedFate(tx, key)
 		if err != nil {
 			return err
 		}
@@ -514,10 +511,7 @@ func (h *hastening) write(tx *bolt.Tx, _ *stage) error {
 		keys = append(keys, leaseKey{seq, h.lane.number})
 	}
 	for _, key := range keys {
-		f, ok, err := readFate(tx, key)
-		if err == nil && !ok {
-			err = fmt.Errorf("delivery %d/%d: %w: its record is missing", key.seq, key.lane, errDamaged)
-		}
+		f, err := recordedFate(tx, key)
 		if err != nil {
 			return err
 		}
