@@ -58,8 +58,14 @@ type Outcome struct {
 	Response []byte
 	// RetryAfter is how long the receiver asked to be left alone; 0 when it did not.
 	RetryAfter time.Duration
-	StartedAt  time.Time
-	Duration   time.Duration
+	// Wait is how long this delivery waits at least before it is tried again; unlike RetryAfter it says nothing of others.
+	Wait time.Duration
+	// Innocent: it is not for the receiver as a whole that the attempt failed, but for this message or the one device it was for.
+	Innocent bool
+	// Reason is why the delivery is dead when it is rejected or gone; "" means ReasonRejected.
+	Reason    string
+	StartedAt time.Time
+	Duration  time.Duration
 }
 
 // Attempt is one recorded try of a delivery.

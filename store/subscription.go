@@ -43,6 +43,13 @@ type Subscription struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 
+	// Role is what the subscription is for. Those with a role belong to an implementation, ImplementationID: they select no events,
+	// nobody lists them, and nobody but the dispatcher changes them.
+	Role             Role
+	ImplementationID string
+	// Notification makes a notification of each event, in place of a push to DataCallbackURL, which is then "". Nil for a push.
+	Notification *Template
+
 	// DataCallbackURL is where pushes go: absolute, http or https, no user info, no fragment. It may
 	// itself be a secret (an unlisted URL), so it is never logged in full.
 	DataCallbackURL string
@@ -96,6 +103,30 @@ type Subscription struct {
 	Health Health
 }
 
+// Role is what a subscription is for.
+type Role string
+
+// The roles.
+const (
+	// RoleNone: somebody subscribed to events.
+	RoleNone Role = ""
+	// RoleDevices: it is the lane of a platform's devices.
+	RoleDevices Role = "devices"
+	// RoleExpansion: it is the lane of messages to many contacts.
+	RoleExpansion Role = "expansion"
+	// RoleStatus: it is the lane of status changes for callback URLs of one origin, which is its DataCallbackURL.
+	RoleStatus Role = "status"
+)
+
+// Template says what notification an event becomes. The texts may hold {{path}}, in place of which stands the value that the path, as ParsePath
+// reads it, leads to in the event's data.
+type Template struct {
+	ImplementationID string
+	Contact          string
+	// Message is the rest of the message, in the JSON form of POST /messages, with texts in title, text and data.
+	Message []byte
+}
+
 // Health is what has to survive a restart of how pushes to a subscription have gone. It changes a few times
 // in an outage, never with each push; the zero value says that nothing is known to be wrong.
 type Health struct {
@@ -114,12 +145,20 @@ type Health struct {
 	// when it happened; "" when there is none.
 	Notice   string
 	NoticeAt time.Time
+	// Suspended says why the platform of an implementation is not sent to: its provider does not take the credentials. "" when it is.
+	// OpenedAt is then when that began, and ProbeAt when it is tried whether they are taken again.
+	Suspended string
 }
 
 // Clone returns a deep copy.
 func (s *Subscription) Clone() *Subscription {
 	c := *s
 	c.Events = append([]string(nil), s.Events...)
+	if s.Notification != nil {
+		n := *s.Notification
+		n.Message = append([]byte(nil), n.Message...)
+		c.Notification = &n
+	}
 	c.SigningSecrets = make([]SigningSecret, len(s.SigningSecrets))
 	for i, x := range s.SigningSecrets {
 		c.SigningSecrets[i] = SigningSecret{Key: append([]byte(nil), x.Key...), Ed25519: x.Ed25519, ExpiresAt: x.ExpiresAt}
