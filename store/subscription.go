@@ -119,12 +119,12 @@ const (
 )
 
 // Template says what notification an event becomes. The texts may hold {{path}}, in place of which stands the value that the path, as ParsePath
-// reads it, leads to in the event's data.
+// reads it, leads to in the event's data; so may Contact. It is immutable.
 type Template struct {
 	ImplementationID string
 	Contact          string
-	// Message is the rest of the message, in the JSON form of POST /messages, with texts in title, text and data.
-	Message []byte
+	// Notification is what is sent, with such texts in Title, Text and Data.
+	Notification Notification
 }
 
 // Health is what has to survive a restart of how pushes to a subscription have gone. It changes a few times
@@ -155,8 +155,7 @@ func (s *Subscription) Clone() *Subscription {
 	c := *s
 	c.Events = append([]string(nil), s.Events...)
 	if s.Notification != nil {
-		n := *s.Notification
-		n.Message = append([]byte(nil), n.Message...)
+		n := *s.Notification // what it refers to is never changed
 		c.Notification = &n
 	}
 	c.SigningSecrets = make([]SigningSecret, len(s.SigningSecrets))
