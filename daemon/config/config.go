@@ -239,7 +239,6 @@ func Parse(name string, data []byte, env []string) (*Config, error) {
 	d.file(data)
 	d.environment(env)
 	validate(&c, d, env)
-	refuseUnavailable(&c, d)
 	if err := d.errs.ordered(); len(err) > 0 {
 		return nil, err
 	}

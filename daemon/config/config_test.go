@@ -195,7 +195,6 @@ func TestEnvironmentRefusals(t *testing.T) {
 		{"list element", "", "HERALD_EGRESS_ALLOW_NETWORKS=10.0.0.0/8,,x", "HERALD_EGRESS_ALLOW_NETWORKS: " + wantNetwork + "\nHERALD_EGRESS_ALLOW_NETWORKS: " + wantNetwork},
 		{"schedule", "", "HERALD_DELIVERY_RETRY_SCHEDULE=5s,slow", "HERALD_DELIVERY_RETRY_SCHEDULE: " + wantSchedule},
 		{"bool", "", "HERALD_EGRESS_HTTPS_ONLY=1", "HERALD_EGRESS_HTTPS_ONLY: must be true or false"},
-		{"not yet", "", "HERALD_PROVIDERS_FCM_URL=http://127.0.0.1:1", "HERALD_PROVIDERS_FCM_URL: this version does not send to devices yet; remove the line to keep the default"},
 		{"word", "", "HERALD_DELIVERY_ORDERING=fifo", "HERALD_DELIVERY_ORDERING: must be one of none, key, strict"},
 		{"tiny rate", "", "HERALD_DELIVERY_RATE_LIMIT=1e-9", "HERALD_DELIVERY_RATE_LIMIT: must be 0, or from 0.0001 to 100000"},
 		{"short time", "", "HERALD_DELIVERY_DISABLE_AFTER_DURATION=59s", "HERALD_DELIVERY_DISABLE_AFTER_DURATION: must be 0, or from 1m to 365d"},

@@ -46,7 +46,6 @@ func TestExampleDocumentsEveryKey(t *testing.T) {
 	if want := Keys(); !slices.Equal(paths, want) {
 		t.Errorf("the example has the keys\n%q\nbut the struct has, in this order,\n%q", paths, want)
 	}
-	missing := unavailable()
 	for i, k := range keys() {
 		if i >= len(found) {
 			break
@@ -54,14 +53,6 @@ func TestExampleDocumentsEveryKey(t *testing.T) {
 		comment := found[i].comment
 		if len(comment) < 40 {
 			t.Errorf("%s: the comment %q explains nothing", k.path, comment)
-		}
-		what, gated := missing[k.path]
-		if says := strings.Contains(comment, "This version takes only the default: it "); says != gated {
-			t.Errorf("%s: the comment says that this version lacks it: %v; it does lack it: %v", k.path, says, gated)
-		}
-		// Refusal and manual name the same lack, by its verb.
-		if gated && !strings.Contains(comment, strings.Join(strings.Fields(what)[:3], " ")) {
-			t.Errorf("%s: the refusal says %q, the comment something else: %q", k.path, what, comment)
 		}
 		if says := strings.Contains(comment, "(restart"); says == k.reload {
 			t.Errorf("%s: the comment says restart: %v, the field is reloadable: %v", k.path, says, k.reload)
@@ -79,16 +70,5 @@ func collect(n *yaml.Node, prefix string, found *[]documented) {
 		}
 		comment := strings.Join(strings.Fields(strings.ReplaceAll(name.HeadComment, "#", "")), " ")
 		*found = append(*found, documented{path, comment})
-	}
-}
-
-// Every gated key must be a key, or its line in the table would do nothing.
-func TestUnavailableKeysExist(t *testing.T) {
-	t.Parallel()
-	all := Keys()
-	for path := range unavailable() {
-		if !slices.Contains(all, path) {
-			t.Errorf("%s is no key", path)
-		}
 	}
 }

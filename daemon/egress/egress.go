@@ -148,6 +148,39 @@ func (e *Egress) Transport() *http.Transport {
 	}
 }
 
+// TransportTo returns a transport like Transport that may also reach the host and port of base, whatever the policy says of its
+// address and scheme, and without the proxy: the operator has named it.
+func (e *Egress) TransportTo(base *url.URL) *http.Transport {
+	t := e.Transport()
+	named := hostPort(base)
+	t.Proxy = func(r *http.Request) (*url.URL, error) {
+		if hostPort(r.URL) == named {
+			return nil, nil
+		}
+		return e.route(r)
+	}
+	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == named {
+			return e.plain.DialContext(ctx, network, address)
+		}
+		return e.dial(ctx, network, address)
+	}
+	return t
+}
+
+// hostPort is the address a transport dials for a URL.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "http":
+		port = "80"
+	default:
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
 // Client returns a client over a new Transport that hands out a redirect as the answer it is instead
 // of following it. It has no timeout: the request's context is to have one.
 func (e *Egress) Client() *http.Client {

@@ -329,6 +329,33 @@ func TestOnlyTheProxyIsExempt(t *testing.T) {
 	}
 }
 
+func TestOnlyTheNamedHostIsExempt(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
+	defer s.Close()
+	base, err := url.Parse(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(url string) error {
+		c := http.Client{Transport: build(t, Options{HTTPSOnly: true, Proxy: "http://127.0.0.1:1"}).TransportTo(base)}
+		resp, err := c.Get(url)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		return err
+	}
+	if err := get(s.URL + "/token"); err != nil {
+		t.Errorf("the named host: %v", err)
+	}
+	if err := get("https://127.0.0.1:3129/"); ruleOf(t, err) != RuleLoopback {
+		t.Errorf("another port of it: %v", err)
+	}
+	if err := get("http://example.com/"); ruleOf(t, err) != RulePlain {
+		t.Errorf("another host without TLS: %v", err)
+	}
+}
+
 func caFile(t *testing.T, s *httptest.Server) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ca.pem")
