@@ -180,6 +180,39 @@ func LaneKinds() []LaneKind {
 	return []LaneKind{LaneAndroid, LaneIOS, LaneWebPush, LaneWebFCM, LaneExpansion}
 }
 
+// String names the kind for people: the platform, and for the web the provider.
+func (k LaneKind) String() string {
+	switch k {
+	case LaneAndroid:
+		return "android"
+	case LaneIOS:
+		return "ios"
+	case LaneWebPush:
+		return "webpush"
+	case LaneWebFCM:
+		return "web-fcm"
+	case LaneExpansion:
+	}
+	return "expansion"
+}
+
+// Platform returns whose devices the lane leads to; "" for LaneExpansion.
+func (k LaneKind) Platform() Platform {
+	switch k {
+	case LaneAndroid:
+		return PlatformAndroid
+	case LaneIOS:
+		return PlatformIOS
+	case LaneWebPush, LaneWebFCM:
+		return PlatformWeb
+	case LaneExpansion:
+	}
+	return ""
+}
+
+// Lane returns what the lane of an implementation leads to; the subscription has RoleDevices or RoleExpansion.
+func (s *Subscription) Lane() LaneKind { return LaneKind(s.ID[15]) }
+
 // Lane returns the id of the lane of that kind.
 func (i *Implementation) Lane(k LaneKind) SubscriptionID {
 	id := SubscriptionID(i.UID)

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -135,6 +136,9 @@ func (d *Dispatcher) send(j *job) (out queue.Outcome, ended time.Time) {
 	if s.State == queue.StateDead {
 		d.tellDead(j.sub, &s, c.Attempt)
 	}
+	if d.settling != nil && j.sub.Role == store.RoleDevices {
+		d.settling(d.hard, j.sub, c.Deliveries[0].Event, &s, &out)
+	}
 	d.queue.Settle(s)
 	return out, ended
 }
@@ -151,8 +155,12 @@ func (d *Dispatcher) follow(j *job, out *queue.Outcome, now time.Time) queue.Set
 		// Of what is rejected together, only some may be at fault: alone, each shows what it is.
 		s.State, s.Due, s.Dissolve = queue.StateRetrying, now.UTC(), true
 		return s
-	case out.Class == queue.ClassRejected:
-		s.State, s.Reason = queue.StateDead, queue.ReasonRejected
+	case out.Class == queue.ClassRejected, out.Class == queue.ClassGone && j.sub.Role == store.RoleDevices:
+		s.State, s.Reason = queue.StateDead, cmp.Or(out.Reason, queue.ReasonRejected)
+		return s
+	case out.Class == queue.ClassMisconfigured && j.sub.Role == store.RoleDevices:
+		// It is none of the message's doing, and judge keeps the lane from trying on.
+		s.State, s.Due, s.Dissolve = queue.StateRetrying, now.UTC(), true
 		return s
 	case out.Class == queue.ClassGone:
 		s.State, s.Due = queue.StateRetrying, now.UTC()
@@ -175,7 +183,7 @@ func (d *Dispatcher) follow(j *job, out *queue.Outcome, now time.Time) queue.Set
 		return s
 	}
 	s.State = queue.StateRetrying
-	s.Due = now.UTC().Add(max(wait, min(out.RetryAfter, MaxRetryAfter)))
+	s.Due = now.UTC().Add(max(wait, min(max(out.RetryAfter, out.Wait), MaxRetryAfter)))
 	return s
 }
 
@@ -188,9 +196,13 @@ func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, out *qu
 	if !d.log.Enabled(d.hard, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 10)
+	attrs := make([]slog.Attr, 0, 11)
+	if sub.Role == store.RoleNone {
+		attrs = append(attrs, slog.String("subscription", sub.ID.String()))
+	} else {
+		attrs = append(attrs, slog.String("implementation", sub.ImplementationID), slog.String("lane", laneName(sub)))
+	}
 	attrs = append(attrs,
-		slog.String("subscription", sub.ID.String()),
 		slog.String("delivery", c.Delivery(0).String()),
 		slog.String("event", c.Deliveries[0].Event.ID),
 		slog.Int("records", len(c.Deliveries)),

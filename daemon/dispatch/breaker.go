@@ -71,7 +71,10 @@ func (d *Dispatcher) judge(j *job, out *queue.Outcome, now time.Time) (disable s
 		if l.most == 0 || half < l.most {
 			l.most = half
 		}
-	case out.Class == queue.ClassRejected, out.Class == queue.ClassGone:
+	case out.Innocent, out.Class == queue.ClassRejected, out.Class == queue.ClassGone:
+	case out.Class == queue.ClassMisconfigured && j.sub.Role == store.RoleDevices:
+		l.failed = true
+		d.bar(l, j.probe, out.Error, now)
 	default:
 		l.failed = true
 		l.learn(out, l.policy.max)
@@ -160,6 +163,7 @@ func (d *Dispatcher) recovered(l *lane, probe bool) {
 		}
 		d.metrics.transitions[BreakerClosed].Inc()
 	}
+	d.unbar(l)
 	t.health, t.notice, t.probeAt = health{}, "", 0
 	l.warnAt = 0
 	d.setAlarm(l)
@@ -181,6 +185,9 @@ func (d *Dispatcher) recovered(l *lane, probe bool) {
 func (d *Dispatcher) forgetTrouble(l *lane) {
 	if l.trouble.open() {
 		d.open--
+		if l.trouble.health.suspended != "" {
+			d.barred--
+		}
 	}
 	l.trouble, l.warnAt, l.rest = nil, 0, 0
 	l.failed = false

@@ -75,6 +75,9 @@ type Options struct {
 	// subscribes to it: data is a JSON object, and id stands for the event, so that a repeat is none. It may wait
 	// for the disk. Nil: there are none.
 	Publish func(ctx context.Context, accountID, eventType string, at time.Time, id string, data []byte) error
+	// Settling is called before the settlement of a notification to a device (store.RoleDevices) is handed to the queue, and not again
+	// unless the process ends before that is durable. It may wait for the disk, not longer than ctx. Nil: nobody wants to know.
+	Settling func(ctx context.Context, sub *store.Subscription, e *queue.Event, s *queue.Settlement, out *queue.Outcome)
 	// Rand returns numbers uniform in [0, 1) for the jitter and is safe for concurrent use; nil means the
 	// runtime's generator.
 	Rand func() float64
@@ -92,8 +95,9 @@ type Dispatcher struct {
 	defaults atomic.Pointer[Defaults]
 	metrics  *metrics
 
-	publish func(ctx context.Context, accountID, eventType string, at time.Time, id string, data []byte) error
-	epoch   time.Time // when the clock began
+	publish  func(ctx context.Context, accountID, eventType string, at time.Time, id string, data []byte) error
+	settling func(ctx context.Context, sub *store.Subscription, e *queue.Event, s *queue.Settlement, out *queue.Outcome)
+	epoch    time.Time // when the clock began
 
 	storeRead, storeWrite, laneDrop, healthWrite, noticeWrite, noticeDrop, replayWrite complaint
 
@@ -110,6 +114,7 @@ type Dispatcher struct {
 	lanes    map[queue.Lane]*lane
 	held     int // lanes with held set
 	open     int // lanes with an open breaker
+	barred   int // of open, those whose credentials are refused
 	inFlight int
 	busy     tally // of inFlight
 	draining bool
@@ -178,7 +183,7 @@ func New(o Options) (*Dispatcher, error) {
 	}
 	d := &Dispatcher{
 		queue: o.Queue, store: o.Store, sender: o.Sender, workers: o.Workers, grace: o.Grace,
-		log: o.Logger, rand: o.Rand, publish: o.Publish, epoch: time.Now(),
+		log: o.Logger, rand: o.Rand, publish: o.Publish, settling: o.Settling, epoch: time.Now(),
 		lanes: make(map[queue.Lane]*lane), free: make(chan struct{}, 1),
 		alarmed: make(chan struct{}, 1), readable: make(chan struct{}, 1), sweepable: make(chan struct{}, 1), replayable: make(chan struct{}, 1),
 		keep: make(chan struct{}, 1), keepNow: make(chan struct{}, 1), noticed: make(chan struct{}, 1), saveDelay: saveDelay,

@@ -29,11 +29,12 @@ const saveDelay = 500 * time.Millisecond
 // flushTime is how long the last updates and notices may take when the daemon stops.
 const flushTime = 5 * time.Second
 
-// health is a store.Health without its notice, in a fifth of the memory: times are in milliseconds, 0 for
+// health is a store.Health without its notice, in a fourth of the memory: times are in milliseconds, 0 for
 // none.
 type health struct {
 	failingSince, openedAt, probeAt int64
 	failures, probes, warned        int32
+	suspended                       string
 }
 
 // moment is a time of health.
@@ -53,7 +54,7 @@ func healthOf(h *store.Health) health {
 	}
 	return health{
 		ms(h.FailingSince), ms(h.OpenedAt), ms(h.ProbeAt),
-		int32(min(h.Failures, math.MaxInt32)), int32(min(h.Probes, math.MaxInt32)), int32(h.Warned),
+		int32(min(h.Failures, math.MaxInt32)), int32(min(h.Probes, math.MaxInt32)), int32(h.Warned), h.Suspended,
 	}
 }
 
@@ -61,6 +62,7 @@ func (h health) stored() store.Health {
 	return store.Health{
 		FailingSince: moment(h.failingSince), OpenedAt: moment(h.openedAt), ProbeAt: moment(h.probeAt),
 		Failures: int(h.failures), Probes: int(h.probes), Warned: int(h.warned),
+		Suspended: h.suspended,
 	}
 }
 
@@ -93,6 +95,11 @@ func (d *Dispatcher) adopt(l *lane, sub *store.Subscription, moved bool, now tim
 	if t.open() {
 		d.open--
 	}
+	if found.suspended == "" {
+		d.unbar(l)
+	} else if t != nil && t.health.suspended != "" {
+		d.barred--
+	}
 	old := t
 	l.rest, l.failed = 0, found.failingSince != 0
 	t = d.newTrouble()
@@ -107,6 +114,9 @@ func (d *Dispatcher) adopt(l *lane, sub *store.Subscription, moved bool, now tim
 	l.trouble = t
 	if t.open() {
 		d.open++
+		if found.suspended != "" {
+			d.barred++
+		}
 		l.window = 1
 		d.probeAt(l, moment(found.probeAt), now)
 	}

@@ -35,6 +35,7 @@ func (r returned) String() string {
 //	herald_dispatch_active_lanes                   subscriptions that have or lately had pushes in hand, fail, or are held
 //	herald_dispatch_held_lanes                     those of them that are held: paused, disabled, or resting
 //	herald_dispatch_open_breakers                  those of them whose circuit breaker is open
+//	herald_dispatch_suspended_platforms            platforms of implementations whose provider does not take the credentials
 //	herald_dispatch_breaker_transitions_total{to}  what breakers did: open, half-open (a probe goes out), closed
 //	herald_dispatch_probes_total{outcome}          probes of open breakers: succeeded, failed
 //	herald_dispatch_dead_total{reason}             deliveries given up: exhausted, rejected
@@ -114,7 +115,7 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) (*metrics, error) {
 	for _, s := range []BreakerState{BreakerOpen, BreakerHalfOpen, BreakerClosed} {
 		m.transitions[s] = transitions.WithLabelValues(string(s))
 	}
-	for _, t := range []string{TypeDisabled, TypeGone, TypeWarning, TypeEnabled, TypeDead} {
+	for _, t := range []string{TypeDisabled, TypeGone, TypeWarning, TypeEnabled, TypeSuspended, TypeResumed, TypeDead} {
 		m.notices[t] = notices.WithLabelValues(t)
 	}
 	if reg == nil {
@@ -134,6 +135,7 @@ func newMetrics(reg prometheus.Registerer, d *Dispatcher) (*metrics, error) {
 		gauge("active_lanes", "Subscriptions that have or lately had pushes in hand, fail, or are held.", func() int { return len(d.lanes) }),
 		gauge("held_lanes", "Subscriptions that are held: paused, disabled, or resting after a failure of the store.", func() int { return d.held }),
 		gauge("open_breakers", "Subscriptions whose circuit breaker is open.", func() int { return d.open }),
+		gauge("suspended_platforms", "Platforms of implementations whose provider does not take the credentials.", func() int { return d.barred }),
 	)
 	for _, c := range all {
 		if err := reg.Register(c); err != nil {
@@ -151,10 +153,10 @@ func (m *metrics) observe(out *queue.Outcome, s *queue.Settlement) {
 	}
 	m.seconds.Observe(out.Duration.Seconds())
 	if s.State == queue.StateDead {
-		if s.Reason == queue.ReasonRejected {
-			m.rejected.Add(n)
-		} else {
+		if s.Reason == queue.ReasonExhausted {
 			m.exhausted.Add(n)
+		} else {
+			m.rejected.Add(n)
 		}
 	}
 }

@@ -27,6 +27,9 @@ const (
 	TypeWarning = "herald.subscription.warning"
 	// TypeEnabled: a person enabled a subscription.
 	TypeEnabled = "herald.subscription.enabled"
+	// TypeSuspended: the provider of an implementation's platform does not take its credentials, and TypeResumed: it is sent to again.
+	TypeSuspended = "herald.implementation.suspended"
+	TypeResumed   = "herald.implementation.resumed"
 	// TypeDead: a delivery was given up.
 	TypeDead = "herald.delivery.dead"
 )
@@ -77,7 +80,10 @@ type deadNotice struct {
 
 // noticeData is the data of an operational event.
 type noticeData struct {
-	SubscriptionID   string     `json:"subscriptionId"`
+	SubscriptionID   string     `json:"subscriptionId,omitempty"`
+	ImplementationID string     `json:"implementationId,omitempty"`
+	Platform         string     `json:"platform,omitempty"`
+	Lane             string     `json:"lane,omitempty"`
 	State            string     `json:"state"`
 	Reason           string     `json:"reason,omitempty"`
 	DataCallbackHost string     `json:"dataCallbackHost,omitempty"`
@@ -140,7 +146,7 @@ func (d *Dispatcher) Expired(id queue.Lane, eventType string, deliveries int) {
 
 // tellDead notes the deliveries of a claim that were given up.
 func (d *Dispatcher) tellDead(sub *store.Subscription, s *queue.Settlement, attempt int) {
-	if d.publish == nil {
+	if d.publish == nil || sub.Role != store.RoleNone {
 		return
 	}
 	now := stamp(time.Now())
@@ -303,6 +309,9 @@ func (n *notice) id() string {
 // noticeOf describes a subscription; about a warning, when it will be disabled.
 func (d *Dispatcher) noticeOf(sub *store.Subscription, n *notice) noticeData {
 	h := &sub.Health
+	if sub.Role == store.RoleDevices {
+		return suspensionData(sub, n)
+	}
 	data := noticeData{
 		SubscriptionID: sub.ID.String(), State: string(sub.State), Reason: sub.StateReason,
 		DataCallbackHost: host(sub.DataCallbackURL), Failures: h.Failures,

@@ -96,6 +96,8 @@ type policy struct {
 	burst        int
 	allowed      int // pushes a minute, 0 for no limit
 	disableAfter store.DisableAfter
+	// implementation and lane name a lane of an implementation, for the log.
+	implementation, lane string
 }
 
 // targetSeed makes the targets of one process comparable, and of no use to anyone else.
@@ -112,6 +114,9 @@ func (d *Dispatcher) policyOf(sub *store.Subscription, defaults *Defaults) *poli
 		max:     max(cmp.Or(own.MaxConcurrency, defaults.MaxConcurrency), 1),
 		records: max(sub.NumberOfRecords, 1),
 		rate:    defaults.RateLimit, allowed: sub.AllowedRate(), disableAfter: effectiveDisableAfter(sub, defaults),
+	}
+	if sub.Role != store.RoleNone {
+		p.implementation, p.lane = sub.ImplementationID, laneName(sub)
 	}
 	if own.RetrySchedule != "" {
 		s, err := queue.ParseSchedule(own.RetrySchedule)
