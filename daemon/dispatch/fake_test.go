@@ -199,7 +199,7 @@ func (q *fakeQueue) Settle(ss ...queue.Settlement) {
 			case queue.StatePending:
 			case queue.StateRetrying:
 				it.due = s.Due
-				if s.Attempt != nil {
+				if s.Attempt != nil && !s.Dissolve {
 					it.Retries++
 				}
 				if it.batch = 0; len(s.Deliveries) > 1 && !s.Dissolve {
