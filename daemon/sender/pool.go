@@ -1,13 +1,24 @@
 package sender
 
 import (
+	"context"
+	"errors"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"sync"
 )
 
 // Pool sends requests over a fixed number of HTTP/2 connections to each host: providers take many connections for an attack, and
 // throttle each that is new. A request goes over the one that has the fewest under way, and waits when all are full. A
 // Pool is safe for concurrent use.
+//
+// It keeps to what a server says of concurrent streams where net/http does not. Until that has been said, net/http takes a connection to
+// bear a hundred, and APNs allows one before it has seen a valid provider token: over a new connection one request goes ahead,
+// and the others follow when it is answered. And net/http counts the requests that wait for a stream like those that have one, so that
+// as many as the server's limit wait for ever: here one waits at a time. For the same reason a request that the server has certainly not
+// looked at, because it was going away, is tried again here and not there.
 type Pool struct {
 	made  func() *http.Transport
 	plain *http.Transport
@@ -18,12 +29,20 @@ type Pool struct {
 // pooled is one transport, which has at most one connection to a host.
 type pooled struct {
 	transport *http.Transport
-	underWay  int
-	retired   bool
+	// turn holds a token while a request is on its way to having a stream.
+	turn chan struct{}
+	// The rest is guarded by Pool.mu. underWay counts the requests that wait, or whose answer is not closed.
+	underWay int
+	retired  bool
+	// cold: no request has been answered since a connection was dialled.
+	cold bool
 }
 
 // plainConnections is how many connections without TLS there may be to a host.
 const plainConnections = 256
+
+// maxUnseen is how often a request is tried that the server has not looked at.
+const maxUnseen = 5
 
 // NewPool returns a pool of n connections to each host. made makes a transport of its own for each of them, which the pool may change. Plain HTTP is for
 // stand-ins of a provider, which
@@ -46,7 +65,20 @@ func (p *Pool) fresh() *pooled {
 	h2.StrictMaxConcurrentRequests = true
 	t.HTTP2 = &h2
 	t.MaxConnsPerHost = 1
-	return &pooled{transport: t}
+	// A transport with a dialer of its own leaves HTTP/2 unless it is told.
+	t.ForceAttemptHTTP2 = true
+	c := &pooled{transport: t, turn: make(chan struct{}, 1), cold: true}
+	dial := t.DialContext
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		p.mu.Lock()
+		c.cold = true
+		p.mu.Unlock()
+		return dial(ctx, network, address)
+	}
+	return c
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -54,16 +86,94 @@ func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "http" {
 		return p.plain.RoundTrip(r)
 	}
-	p.mu.Lock()
-	c := p.line[0]
-	for _, other := range p.line[1:] {
-		if other.underWay < c.underWay {
-			c = other
+	for tries := 1; ; tries++ {
+		resp, err := p.try(r)
+		if tries == maxUnseen || r.GetBody == nil || !errors.Is(err, errUnseen) {
+			return resp, err
 		}
+		again := *r
+		if again.Body, err = r.GetBody(); err != nil {
+			return nil, err
+		}
+		r = &again
 	}
-	c.underWay++
+}
+
+// errUnseen: the server has certainly not looked at the request.
+var errUnseen = errors.New("the server went away before it looked at the request")
+
+func (p *Pool) try(r *http.Request) (*http.Response, error) {
+	c, err := p.take(r.Context())
+	if err != nil {
+		if r.Body != nil {
+			_ = r.Body.Close() // it was not read
+		}
+		return nil, err
+	}
+	passed := sync.OnceFunc(func() { <-c.turn })
+	ahead := false // guarded by Pool.mu
+	traced := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		WroteHeaders: func() {
+			p.mu.Lock()
+			ahead = c.cold
+			follow := !ahead
+			p.mu.Unlock()
+			if follow {
+				passed()
+			}
+		},
+	}))
+	if r.GetBody != nil {
+		// net/http asks for the body again only when it is safe to send the request again.
+		traced.GetBody = func() (io.ReadCloser, error) { return nil, errUnseen }
+	}
+	resp, err := c.transport.RoundTrip(traced)
+	if err != nil {
+		passed()
+		p.done(c)
+		return nil, err
+	}
+	p.mu.Lock()
+	if ahead {
+		c.cold = false
+	}
 	p.mu.Unlock()
-	resp, err := c.transport.RoundTrip(r)
+	passed()
+	resp.Body = &answer{ReadCloser: resp.Body, done: sync.OnceFunc(func() { p.done(c) })}
+	return resp, nil
+}
+
+// take waits for the turn on the connection that has the fewest requests under way.
+func (p *Pool) take(ctx context.Context) (*pooled, error) {
+	for {
+		p.mu.Lock()
+		c := p.line[0]
+		for _, other := range p.line[1:] {
+			if other.underWay < c.underWay {
+				c = other
+			}
+		}
+		c.underWay++
+		p.mu.Unlock()
+		select {
+		case c.turn <- struct{}{}:
+		case <-ctx.Done():
+			p.done(c)
+			return nil, ctx.Err()
+		}
+		p.mu.Lock()
+		retired := c.retired
+		p.mu.Unlock()
+		if !retired {
+			return c, nil
+		}
+		<-c.turn
+		p.done(c)
+	}
+}
+
+// done has one request less under way, and closes a retired connection after its last.
+func (p *Pool) done(c *pooled) {
 	p.mu.Lock()
 	c.underWay--
 	idle := c.retired && c.underWay == 0
@@ -71,7 +181,18 @@ func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 	if idle {
 		c.transport.CloseIdleConnections()
 	}
-	return resp, err
+}
+
+// answer is the body of an answer, with which its request ends.
+type answer struct {
+	io.ReadCloser
+	done func()
+}
+
+// Close closes the body.
+func (a *answer) Close() error {
+	defer a.done()
+	return a.ReadCloser.Close()
 }
 
 // Renew has all further requests go over new connections; those under way end on the old ones.
@@ -82,21 +203,23 @@ func (p *Pool) Renew() {
 	for i := range p.line {
 		p.line[i] = p.fresh()
 	}
-	for _, c := range old {
+	p.mu.Unlock()
+	p.retire(old)
+}
+
+// Close closes the connections, each when nothing is under way over it any more. Whoever still sends gets new ones.
+func (p *Pool) Close() {
+	p.plain.CloseIdleConnections()
+	p.Renew()
+}
+
+func (p *Pool) retire(line []*pooled) {
+	p.mu.Lock()
+	for _, c := range line {
 		c.retired = true
 	}
 	p.mu.Unlock()
-	for _, c := range old {
-		c.transport.CloseIdleConnections()
-	}
-}
-
-// Close closes the connections that are idle.
-func (p *Pool) Close() {
-	p.plain.CloseIdleConnections()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.line {
+	for _, c := range line {
 		c.transport.CloseIdleConnections()
 	}
 }
