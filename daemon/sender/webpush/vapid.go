@@ -28,7 +28,7 @@ const (
 )
 
 // tokenHeader is {"typ":"JWT","alg":"ES256"}.
-const tokenHeader = "eyJ0eXAiOiJKV1QiLCJhbGciOiJFUzI1NiJ9"
+const tokenHeader = "eyJ0eXAiOiJKV1QiLCJhbGciOiJFUzI1NiJ9" //nolint:gosec // it is the same in every token
 
 // tokenKey names a token. x is the key's coordinate.
 type tokenKey struct {

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"strings"
@@ -181,7 +182,7 @@ func TestEachPushHasItsOwnKeyAndSalt(t *testing.T) {
 		}
 	}
 	for _, bad := range [][2][]byte{{nil, make([]byte, 16)}, {make([]byte, 65), make([]byte, 16)}, {v.PublicKey, make([]byte, 15)}, {v.PublicKey[:64], make([]byte, 16)}} {
-		if _, err := encrypt(nil, bad[0], bad[1]); err != errBadKeys {
+		if _, err := encrypt(nil, bad[0], bad[1]); !errors.Is(err, errBadKeys) {
 			t.Errorf("%x: %v", bad, err)
 		}
 	}
@@ -289,7 +290,7 @@ func TestTokensAreApartAndBounded(t *testing.T) {
 		t.Error("the one used longest ago was kept")
 	}
 	for _, bad := range []*store.VAPID{{}, {PrivateKey: v.PrivateKey}, {PublicKey: v.PublicKey}} {
-		if _, err := kept.header("a", bad, "https://a.example", now); err != errBadVAPID {
+		if _, err := kept.header("a", bad, "https://a.example", now); !errors.Is(err, errBadVAPID) {
 			t.Errorf("%v", err)
 		}
 	}

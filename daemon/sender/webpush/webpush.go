@@ -195,7 +195,7 @@ func (s *Sender) exchange(ctx context.Context, owner string, key *store.VAPID, p
 	if p.Headers.Topic != "" {
 		h["Topic"] = []string{p.Headers.Topic}
 	}
-	resp, err := s.pool.RoundTrip(req)
+	resp, err := s.pool.RoundTrip(req) //nolint:bodyclose // read closes it
 	if err != nil {
 		l := lifeBad
 		if errors.Is(err, context.Canceled) {
