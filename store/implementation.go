@@ -247,3 +247,49 @@ func (i *Implementation) StatusLane(origin string) SubscriptionID {
 	sum := sha256.Sum256(append(append([]byte("herald status lane\x00"), i.UID[:]...), origin...))
 	return SubscriptionID(sum[:16])
 }
+
+// laneRetrySchedule is when a notification is tried again that a provider could not take: FCM asks for ten seconds at least and to give
+// up after an hour, which this makes (3,070 seconds), growing as both FCM and APNs want it.
+const laneRetrySchedule = "10s,20s,40s,80s,160s,320s,640s,900s,900s"
+
+// Concurrency of the lanes. That of devices is how many streams a connection of a provider usually bears.
+const (
+	laneDeviceConcurrency    = 1000
+	laneExpansionConcurrency = 4
+)
+
+// Lanes returns the lanes as they are made: one for each of LaneKinds, and one for each of StatusOrigins. None of them is ever disabled.
+func (i *Implementation) Lanes() []*Subscription {
+	lanes := make([]*Subscription, 0, len(LaneKinds())+len(i.StatusOrigins))
+	for _, k := range LaneKinds() {
+		lane := i.lane(i.Lane(k), RoleDevices)
+		lane.Delivery.MaxConcurrency, lane.Delivery.RetrySchedule = laneDeviceConcurrency, laneRetrySchedule
+		if k == LaneExpansion {
+			lane.Role, lane.Delivery.MaxConcurrency, lane.Delivery.RetrySchedule = RoleExpansion, laneExpansionConcurrency, ""
+		}
+		lanes = append(lanes, lane)
+	}
+	for _, origin := range i.StatusOrigins {
+		lane := i.lane(i.StatusLane(origin), RoleStatus)
+		lane.DataCallbackURL, lane.Method, lane.ExportFormat, lane.Payload = origin, "POST", "application/json", PayloadEnvelope
+		lane.SigningSecrets = i.statusSecrets()
+		lanes = append(lanes, lane)
+	}
+	return lanes
+}
+
+// lane returns what all lanes have in common.
+func (i *Implementation) lane(id SubscriptionID, role Role) *Subscription {
+	return &Subscription{
+		ID: id, AccountID: i.AccountID, CreatedAt: i.CreatedAt, UpdatedAt: i.CreatedAt, Role: role, ImplementationID: i.ID,
+		NumberOfRecords: 1, Delivery: DeliveryPolicy{DisableAfter: DisableAfter{Set: true}}, State: StateActive, StateSince: i.CreatedAt,
+	}
+}
+
+// statusSecrets returns what the pushes of the status lanes are signed with.
+func (i *Implementation) statusSecrets() []SigningSecret {
+	if len(i.StatusSecret) == 0 {
+		return nil
+	}
+	return []SigningSecret{{Key: slices.Clone(i.StatusSecret)}}
+}

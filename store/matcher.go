@@ -152,8 +152,8 @@ const (
 )
 
 // Replace takes out the selection of old and puts in that of new, as one step: no Select sees both
-// or neither. Either may be nil. Not put in are subscriptions in StatePending, and disabled ones that
-// discard. What it keeps of new are texts, the id and the filter, so new may be changed afterwards.
+// or neither. Either may be nil. Not put in are subscriptions with a role or in StatePending, and disabled
+// ones that discard. What it keeps of new are texts, the id and the filter, so new may be changed afterwards.
 func (m *Matcher) Replace(old, new *Subscription) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -198,9 +198,9 @@ func (m *Matcher) Replace(old, new *Subscription) {
 	}
 }
 
-// wantsEvents says whether events are for the subscription in its state.
+// wantsEvents says whether events are for the subscription, by its role and in its state.
 func (s *Subscription) wantsEvents() bool {
-	return s.State != StatePending && (s.State != StateDisabled || !s.Discarding)
+	return s.Role == RoleNone && s.State != StatePending && (s.State != StateDisabled || !s.Discarding)
 }
 
 // Selects returns a function that says whether an event of this type, on this resource, with this data is one that the

@@ -1,6 +1,6 @@
 // Package store is the domain of what Herald remembers about its users: accounts, access tokens,
-// the catalogue of resources, and subscriptions, with the rules they obey and the contract an
-// engine must fulfil.
+// the catalogue of resources, subscriptions, implementations and devices, with the rules they obey and
+// the contract an engine must fulfil.
 //
 // It promises to be pure: types and rules, no I/O, no goroutine, nothing of Herald imported. The
 // engine that ships is store/boltstore; store/storetest is the conformance suite of the contract.
@@ -24,6 +24,8 @@ import (
 // engine could not read or write; nothing is known to have changed. When the context ends before
 // the change was taken up, its error is returned and nothing changes.
 type Store interface {
+	DeviceStore
+
 	// CreateAccount adds an account; ErrExists when the id is taken, ErrRetired when it was the id of an
 	// account that has been deleted.
 	CreateAccount(ctx context.Context, a Account) error
@@ -35,9 +37,9 @@ type Store interface {
 	// UpdateAccount reads the account, lets change modify it, and stores it, as one step. An error of
 	// change is returned as it is and nothing is stored. The id cannot be changed.
 	UpdateAccount(ctx context.Context, id string, change func(*Account) error) (Account, error)
-	// DeleteAccount removes the account with its tokens, resources and subscriptions. It returns the
-	// ids of the subscriptions that went, so that their deliveries can be dropped. ErrNotFound when there
-	// is no such account. The id is retired in the same step, for good: CreateAccount refuses it from
+	// DeleteAccount removes the account with its tokens, resources, subscriptions, implementations and devices. It returns the
+	// ids of the subscriptions that went, lanes of implementations among them, so that their deliveries can be dropped. The room
+	// its devices take comes back little by little, as with DeleteImplementation. ErrNotFound when there is no such account. The id is retired in the same step, for good: CreateAccount refuses it from
 	// then on, so that nobody comes to own what a queue still keeps under it.
 	DeleteAccount(ctx context.Context, id string) ([]SubscriptionID, error)
 
@@ -70,7 +72,8 @@ type Store interface {
 	DeleteResource(ctx context.Context, accountID string, key ResourceKey) error
 
 	// CreateSubscription adds a subscription. ErrNotFound when its account does not exist, ErrExists
-	// when the id is taken, ErrLimit when the account already has max subscriptions (0: no limit).
+	// when the id is taken, ErrLimit when the account already has max subscriptions (0: no limit), lanes not counted. One with
+	// a Role is refused: CreateImplementation and UpdateImplementation make those.
 	CreateSubscription(ctx context.Context, s *Subscription, maxPerAccount int) error
 	// Subscription returns one subscription of any account, or ErrNotFound. What it returns may be
 	// shared with other callers and must not be changed. It is asked before every attempt and
@@ -78,15 +81,16 @@ type Store interface {
 	Subscription(ctx context.Context, id SubscriptionID) (*Subscription, error)
 	// Subscriptions lists the subscriptions of an account, or of all when accountID is "", in
 	// ascending order of id (which is the order of creation), beginning after the id given (zero: the
-	// first); a limit of 0 means all.
+	// first); a limit of 0 means all. The lanes of implementations (Subscription with Role) are in the list of all, and in
+	// that of no account; Subscription and UpdateSubscription find them.
 	Subscriptions(ctx context.Context, accountID string, after SubscriptionID, limit int) ([]*Subscription, error)
 	// UpdateSubscription reads the subscription, lets change modify a copy, and stores it, as one
 	// step; the old selection stops and the new one starts in the same moment. An error of change is
-	// returned as it is and nothing is stored. Id, account and creation time cannot be changed;
-	// UpdatedAt is change's to set.
+	// returned as it is and nothing is stored. Id, account, role with its implementation, and creation time cannot
+	// be changed; UpdatedAt is change's to set.
 	UpdateSubscription(ctx context.Context, id SubscriptionID, change func(*Subscription) error) (*Subscription, error)
 	// DeleteSubscription removes a subscription of that account, or of any when accountID is "".
-	// ErrNotFound when there is none.
+	// ErrNotFound when there is none; so it is for the lane of an implementation, which goes with that.
 	DeleteSubscription(ctx context.Context, accountID string, id SubscriptionID) error
 
 	// Select appends to dst the ids of the account's subscriptions that want an event of this type on

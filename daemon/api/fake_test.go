@@ -23,14 +23,16 @@ type memStore struct {
 	subs      map[store.SubscriptionID]*store.Subscription
 	matcher   store.Matcher
 	failAfter int // list pages that succeed before fail applies
+	memDevices
 }
 
 func newMemStore() *memStore {
 	return &memStore{
-		accounts:  map[string]store.Account{store.DefaultAccount: {ID: store.DefaultAccount}},
-		tokens:    map[store.TokenHash]store.Token{},
-		resources: map[string]map[store.ResourceKey]store.Resource{},
-		subs:      map[store.SubscriptionID]*store.Subscription{},
+		accounts:   map[string]store.Account{store.DefaultAccount: {ID: store.DefaultAccount}},
+		tokens:     map[store.TokenHash]store.Token{},
+		resources:  map[string]map[store.ResourceKey]store.Resource{},
+		subs:       map[store.SubscriptionID]*store.Subscription{},
+		memDevices: newMemDevices(),
 	}
 }
 
@@ -135,10 +137,15 @@ func (m *memStore) DeleteAccount(_ context.Context, id string) ([]store.Subscrip
 	delete(m.resources, id)
 	var gone []store.SubscriptionID
 	for sid, s := range m.subs {
-		if s.AccountID == id {
+		if s.AccountID == id && s.Role == store.RoleNone {
 			gone = append(gone, sid)
 			m.matcher.Replace(s, nil)
 			delete(m.subs, sid)
+		}
+	}
+	for k, i := range m.implementations {
+		if k[0] == id {
+			gone = append(gone, m.dropImplementation(i)...)
 		}
 	}
 	for h, t := range m.tokens {
@@ -282,7 +289,7 @@ func (m *memStore) CreateSubscription(_ context.Context, s *store.Subscription, 
 	defer unlock()
 	n := 0
 	for _, x := range m.subs {
-		if x.AccountID == s.AccountID {
+		if x.AccountID == s.AccountID && x.Role == store.RoleNone {
 			n++
 		}
 	}
@@ -315,7 +322,7 @@ func (m *memStore) Subscriptions(_ context.Context, account string, after store.
 	defer unlock()
 	var all []*store.Subscription
 	for _, s := range m.subs {
-		if account == "" || s.AccountID == account {
+		if account == "" || s.AccountID == account && s.Role == store.RoleNone {
 			all = append(all, s)
 		}
 	}
@@ -349,7 +356,7 @@ func (m *memStore) DeleteSubscription(_ context.Context, account string, id stor
 	}
 	defer unlock()
 	s, ok := m.subs[id]
-	if !ok || account != "" && s.AccountID != account {
+	if !ok || account != "" && s.AccountID != account || s.Role != store.RoleNone {
 		return store.ErrNotFound
 	}
 	m.matcher.Replace(s, nil)

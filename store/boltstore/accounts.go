@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -18,6 +19,9 @@ const maxAccountID = 64
 func checkID(kind, id string, limit int) error {
 	if id == "" || len(id) > limit {
 		return fmt.Errorf("%s id must have 1 to %d characters", kind, limit)
+	}
+	if strings.IndexByte(id, 0) >= 0 { // which stands between the parts of a key
+		return fmt.Errorf("%s id must not have a NUL in it", kind)
 	}
 	return nil
 }
@@ -131,8 +135,9 @@ func (s *Store) UpdateAccount(ctx context.Context, id string, update func(*store
 	return stored, nil
 }
 
-// DeleteAccount implements store.Store. All that belongs to the account goes in the same commit, and the
-// mark that retires its id comes with it: a crash leaves the account whole or its id retired.
+// DeleteAccount implements store.Store. All that belongs to the account but its devices goes in the same commit, and the
+// mark that retires its id comes with it: a crash leaves the account whole or its id retired. The devices, of which there may be
+// millions, are out of sight with their implementations, and left to the sweeper.
 func (s *Store) DeleteAccount(ctx context.Context, id string) ([]store.SubscriptionID, error) {
 	var ids []store.SubscriptionID
 	err := s.do(ctx, &change{apply: func(w *writeTx) (func(), error) {
@@ -147,6 +152,10 @@ func (s *Store) DeleteAccount(ctx context.Context, id string) ([]store.Subscript
 		if err != nil {
 			return nil, err
 		}
+		implementations, err := accountImplementations(w.Tx, id)
+		if err != nil {
+			return nil, err
+		}
 		hashes := make([]store.TokenHash, 0, len(tokens))
 		for _, t := range tokens {
 			hashes = append(hashes, t.Hash)
@@ -157,6 +166,9 @@ func (s *Store) DeleteAccount(ctx context.Context, id string) ([]store.Subscript
 		for _, sub := range subs {
 			ids = append(ids, sub.ID)
 			w.remove(w.Bucket(bucketSubscription), sub.ID[:])
+		}
+		for _, i := range implementations {
+			ids = append(ids, w.deleteImplementation(i)...)
 		}
 		for _, name := range perAccount {
 			w.try(func() error { return w.Bucket(name).DeleteBucket([]byte(id)) })
@@ -170,7 +182,8 @@ func (s *Store) DeleteAccount(ctx context.Context, id string) ([]store.Subscript
 			}
 			s.subscriptions.drop(ids...)
 			s.accounts.drop(id)
-			s.count.Add(-int64(len(ids)))
+			s.count.Add(-int64(len(subs)))
+			s.forgetImplementations(implementations...)
 		}, nil
 	}})
 	if err != nil {

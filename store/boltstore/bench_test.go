@@ -2,7 +2,10 @@ package boltstore
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -167,4 +170,122 @@ func BenchmarkDeleteAccount100k(b *testing.B) {
 	if len(ids) != 100_000 {
 		b.Fatalf("%d went", len(ids))
 	}
+}
+
+// benchDevices is how many devices BenchmarkDevices looks among, and BenchmarkPutDevice finds registered already: HERALD_BENCH_DEVICES, or
+// few, so that it is over soon.
+func benchDevices(b *testing.B) int {
+	b.Helper()
+	n := 10_000
+	if text := os.Getenv("HERALD_BENCH_DEVICES"); text != "" {
+		var err error
+		n, err = strconv.Atoi(text)
+		must(b, err)
+	}
+	return n
+}
+
+// benchDevice has a token of the length of FCM's. Two devices in a row have the same contact.
+func benchDevice(n int64) store.Device {
+	return store.Device{
+		AccountID: store.DefaultAccount, ImplementationID: "app", Contact: fmt.Sprintf("person-%d@example.org", n/2), Locale: "nl-BE", AppVersion: "1.2.3",
+		DeviceToken: store.DeviceToken{Platform: store.PlatformAndroid, Kind: store.TokenPlain, Token: fmt.Sprintf("%0152d", n)},
+	}
+}
+
+// register has 64 callers register the devices from one number to before another.
+func register(b *testing.B, s *live, from, to int64) {
+	b.Helper()
+	var next atomic.Int64
+	next.Store(from)
+	done := make(chan error, 64)
+	for range cap(done) {
+		go func() {
+			for n := next.Add(1) - 1; n < to; n = next.Add(1) - 1 {
+				if _, err := s.PutDevice(ctx, benchDevice(n), ""); err != nil {
+					done <- err
+					return
+				}
+			}
+			done <- nil
+		}()
+	}
+	for range cap(done) {
+		must(b, <-done)
+	}
+}
+
+// withDevices returns a store of so many devices of one implementation, and reports what it takes.
+func withDevices(b *testing.B, n int) *live {
+	b.Helper()
+	s := start(b, Options{})
+	_, err := s.CreateImplementation(ctx, &store.Implementation{AccountID: store.DefaultAccount, ID: "app"}, 0)
+	must(b, err)
+	began := time.Now()
+	register(b, s, 0, int64(n))
+	took := time.Since(began)
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	b.Logf("%d devices, %.0f/s, file %d MiB, heap %d MiB", n, float64(n)/took.Seconds(), s.db.Stats().FileBytes>>20, m.HeapAlloc>>20)
+	return s
+}
+
+func BenchmarkPutDevice(b *testing.B) {
+	n := benchDevices(b)
+	s := withDevices(b, n)
+	last := int64(n)
+	b.Run("New", func(b *testing.B) {
+		register(b, s, last, last+int64(b.N))
+		last += int64(b.N)
+	})
+	b.Run("Known", func(b *testing.B) {
+		var i atomic.Int64
+		b.SetParallelism(32)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if _, err := s.PutDevice(ctx, benchDevice(i.Add(1)*7919%int64(n)), ""); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	})
+}
+
+func BenchmarkDevices(b *testing.B) {
+	n := benchDevices(b)
+	s := withDevices(b, n)
+	i := 0
+	for b.Loop() {
+		d := benchDevice(int64(i * 7919 % n))
+		if list, err := s.Devices(ctx, d.AccountID, d.Contact, "", store.DeviceID{}, 0); err != nil || len(list) != 2 {
+			b.Fatalf("%d devices of a contact, %v", len(list), err)
+		}
+		i++
+	}
+}
+
+// The commits of a deletion stay short, and whoever registers meanwhile waits for one at most.
+func BenchmarkSweep(b *testing.B) {
+	n := benchDevices(b)
+	s := withDevices(b, n)
+	_, err := s.CreateImplementation(ctx, &store.Implementation{AccountID: store.DefaultAccount, ID: "other"}, 0)
+	must(b, err)
+	began := time.Now()
+	_, err = s.DeleteImplementation(ctx, store.DefaultAccount, "app")
+	must(b, err)
+	b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "ms/delete")
+	longest, puts := time.Duration(0), int64(0)
+	for s.CountDevices() > puts {
+		d := benchDevice(int64(n) + puts)
+		d.ImplementationID = "other"
+		at := time.Now()
+		_, err := s.PutDevice(ctx, d, "")
+		must(b, err)
+		longest = max(longest, time.Since(at))
+		puts++
+	}
+	b.ReportMetric(float64(n)/time.Since(began).Seconds(), "swept/s")
+	b.ReportMetric(float64(longest.Microseconds())/1000, "ms/longest-put")
 }

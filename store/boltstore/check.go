@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -29,7 +30,7 @@ func (s *Store) Check(ctx context.Context) error {
 	// is held.
 	s.settling.Lock()
 	defer s.settling.Unlock()
-	c := checker{ctx: ctx, store: s, accounts: make(map[string]bool)}
+	c := checker{ctx: ctx, store: s, accounts: make(map[string]bool), lanes: make(map[store.SubscriptionID]string), owners: make(map[uint32]string)}
 	err := s.view(func(tx *bolt.Tx) error {
 		c.tx = tx
 		if err := requireBuckets(tx); err != nil {
@@ -42,7 +43,9 @@ func (s *Store) Check(ctx context.Context) error {
 		c.checkGone()
 		c.checkTokens()
 		c.checkResources()
+		c.checkImplementations()
 		c.checkSubscriptions()
+		c.checkDevices()
 		c.checkCaches()
 		return ctx.Err()
 	})
@@ -60,6 +63,8 @@ type checker struct {
 	store    *Store
 	tx       *bolt.Tx
 	accounts map[string]bool
+	lanes    map[store.SubscriptionID]string // of every implementation, which is named as implementationID does
+	owners   map[uint32]string               // the accounts of the devices, by the number in their ids
 	errs     []error
 	findings int
 }
@@ -187,15 +192,25 @@ func (c *checker) checkSubscriptions() {
 	records := c.tx.Bucket(bucketSubscription)
 	count := int64(0)
 	c.each(records, func(k, v []byte) {
-		count++
 		sub, err := decodeSubscription(c.store.sealer, k, v)
 		if err != nil {
 			c.found("%w", err)
 			// Its clear part may still be what the matcher was filled with.
 			if sub, err = decodeClear(k, v); err != nil {
+				count++
 				return
 			}
 		}
+		if sub.Role != store.RoleNone {
+			if owner, ok := c.lanes[sub.ID]; !ok || owner != string(implementationID(sub.AccountID, sub.ImplementationID)) {
+				c.found("subscription %s is no lane of implementation %q of account %q", sub.ID, sub.ImplementationID, sub.AccountID)
+			}
+			if c.indexed(bucketSubscriptionAccount, sub.AccountID, k) {
+				c.found("subscription %s is a lane and in the index of account %q", sub.ID, sub.AccountID)
+			}
+			return
+		}
+		count++
 		fresh.Replace(nil, sub)
 		if !c.accounts[sub.AccountID] {
 			c.found("subscription %s belongs to account %q, which does not exist", sub.ID, sub.AccountID)
@@ -230,6 +245,119 @@ func (c *checker) checkSubscriptions() {
 	}
 }
 
+// checkImplementations looks at the implementations, their numbers, and those of deleted ones. It needs the accounts, and finds the lanes
+// that there have to be, and whose devices are which.
+func (c *checker) checkImplementations() {
+	all, numbers := c.tx.Bucket(bucketImplementation), c.tx.Bucket(bucketImplementationNumber)
+	count := int64(0)
+	c.eachIndexed(bucketImplementation, func(account string, b *bolt.Bucket) {
+		n := uint64(0)
+		c.each(b, func(k, v []byte) {
+			n++
+			i, err := decodeImplementation(c.store.sealer, account, k, v)
+			if err != nil {
+				c.found("%w", err)
+				if i, err = decodeImplementationClear(account, k, v); err != nil {
+					return
+				}
+			}
+			if name := implementationID(account, i.ID); !bytes.Equal(numbers.Get(numberKey(i.Number)), name) {
+				c.found("implementation %q of account %q is not found by its number %d", k, account, i.Number)
+			}
+			for _, lane := range i.Lanes() {
+				c.lanes[lane.ID] = string(implementationID(account, i.ID))
+				if c.tx.Bucket(bucketSubscription).Get(lane.ID[:]) == nil {
+					c.found("implementation %q of account %q has no lane %s", k, account, lane.ID)
+				}
+			}
+		})
+		if n != b.Sequence() && c.ctx.Err() == nil {
+			c.found("account %q has %d implementations and counts %d", account, n, b.Sequence())
+		}
+	})
+	number := func(k []byte) uint32 {
+		if len(k) != 4 || uint64(binary.BigEndian.Uint32(k)) > all.Sequence() {
+			c.found("the implementation number %x was never given", k)
+			return 0
+		}
+		return binary.BigEndian.Uint32(k)
+	}
+	c.each(numbers, func(k, name []byte) {
+		count++
+		n := number(k)
+		account, id, _ := bytes.Cut(name, []byte{0})
+		c.owners[n] = string(account)
+		if b := nested(c.tx, bucketImplementation, string(account)); b == nil || b.Get(id) == nil {
+			c.found("number %d names implementation %q of account %q, which does not exist", n, id, account)
+		} else if i, err := decodeImplementationClear(string(account), id, b.Get(id)); err == nil && i.Number != n {
+			c.found("number %d names implementation %q of account %q, which has number %d", n, id, account, i.Number)
+		}
+	})
+	c.each(c.tx.Bucket(bucketDeviceSweep), func(k, account []byte) {
+		n := number(k)
+		if _, ok := c.owners[n]; ok {
+			c.found("number %d is that of an implementation and of a deleted one", n)
+		}
+		c.owners[n] = string(account)
+	})
+	if n := c.store.implementationCount.Load(); n != count && c.ctx.Err() == nil {
+		c.found("there are %d implementations, memory counts %d", count, n)
+	}
+}
+
+// checkDevices needs what checkImplementations found.
+func (c *checker) checkDevices() {
+	devices, tokens, contacts := c.tx.Bucket(bucketDevice), c.tx.Bucket(bucketDeviceToken), c.tx.Bucket(bucketDeviceContact)
+	count := uint64(0)
+	c.each(devices, func(k, v []byte) {
+		count++
+		if _, err := decodeDevice(c.store.sealer, "", "", k, v); err != nil {
+			c.found("%w", err)
+		}
+		d, token, err := decodeDeviceClear(k, v)
+		if err != nil {
+			return
+		}
+		account, ok := c.owners[numberOf(d.ID)]
+		if !ok {
+			c.found("device %s belongs to implementation number %d, which does not exist", d.ID, numberOf(d.ID))
+			return
+		}
+		if !bytes.Equal(tokens.Get(token[:]), k) {
+			c.found("device %s is not found by its token", d.ID)
+		}
+		if contacts.Get(contactKey(account, d.Contact, d.ID)) == nil {
+			c.found("device %s is not in the index of its contact", d.ID)
+		}
+	})
+	c.each(tokens, func(key, id []byte) {
+		v := devices.Get(id)
+		if v == nil {
+			c.found("a device token names device %x, which does not exist", id)
+		} else if d, token, err := decodeDeviceClear(id, v); err == nil && !bytes.Equal(token[:], key) {
+			c.found("a device token names device %s, which has another token", d.ID)
+		}
+	})
+	c.each(contacts, func(key, _ []byte) {
+		id := key[max(0, len(key)-len(store.DeviceID{})):]
+		v := devices.Get(id)
+		if v == nil {
+			c.found("the index of contacts names device %x, which does not exist", id)
+		} else if d, _, err := decodeDeviceClear(id, v); err == nil && !bytes.Equal(key, contactKey(c.owners[numberOf(d.ID)], d.Contact, d.ID)) {
+			c.found("the index of contacts names device %s for another contact", d.ID)
+		}
+	})
+	if c.ctx.Err() != nil {
+		return
+	}
+	if n := devices.Sequence(); n != count {
+		c.found("there are %d devices and the file counts %d", count, n)
+	}
+	if n := c.store.deviceCount.Load(); n != int64(count) {
+		c.found("there are %d devices, memory counts %d", count, n)
+	}
+}
+
 func (c *checker) checkCaches() {
 	for hash, t := range c.store.tokens.all() {
 		id := c.tx.Bucket(bucketTokenHash).Get(hash[:])
@@ -240,6 +368,13 @@ func (c *checker) checkCaches() {
 	for id, a := range c.store.accounts.all() {
 		if id != a.ID || !bytes.Equal(c.tx.Bucket(bucketAccount).Get([]byte(id)), encodeAccount(&a)) {
 			c.found("account %q in memory does not agree with the file", id)
+		}
+	}
+	for key, i := range c.store.implementations.all() {
+		there, err := c.store.readImplementation(c.tx, key.account, key.id)
+		if err != nil || key != (implementationKey{i.AccountID, i.ID}) ||
+			!bytes.Equal(implementationClear(there), implementationClear(i)) || !bytes.Equal(implementationSecrets(there), implementationSecrets(i)) {
+			c.found("implementation %q in memory does not agree with the file", key.id)
 		}
 	}
 	for id, sub := range c.store.subscriptions.all() {

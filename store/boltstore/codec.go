@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"math"
 	"time"
@@ -13,11 +14,11 @@ import (
 // of a newer version is refused: taking it apart by the old rules and writing it back would lose what the
 // newer Herald put there. Older values are read as long as there may be any, and written anew as they change.
 const (
-	// recordVersion is that of accounts, tokens, resources and deleted accounts.
+	// recordVersion is that of accounts, tokens, resources, deleted accounts, implementations and devices.
 	recordVersion = 1
 	// subscriptionVersion is that of subscriptions. Version 1 ended before the delivery policy's second half, version 2 before the
-	// permission of CloudEvents.
-	subscriptionVersion = 3
+	// permission of CloudEvents, version 3 before the role.
+	subscriptionVersion = 4
 )
 
 // version takes the version byte off a value, which is at most the newest given.
@@ -135,17 +136,12 @@ func decodeResource(key, value []byte) (store.Resource, error) {
 	return store.Resource{}, decodeError("resource", key, errShort)
 }
 
-// secretsField is the one sealed field of a subscription: all its secrets together, so that neither
+// secretsField is the one sealed field of a record that has secrets: all of them together, so that neither
 // which of them are set nor how long each is can be seen in the file.
 const secretsField = "secrets"
 
-// encodeSubscription writes the clear part with its length, and the sealed part after it.
 func encodeSubscription(sl *sealer, s *store.Subscription) []byte {
-	clear, secret := clearPart(s), secretPart(s)
-	b := make([]byte, 0, len(clear)+len(secret)+48)
-	b = append(b, subscriptionVersion)
-	b = appendBytes(b, clear)
-	return sl.seal(b, subscriptionPlace(s.ID[:], clear), secret)
+	return sl.sealValue(subscriptionVersion, subscriptionPlace(s.ID[:], clearPart(s)), secretPart(s))
 }
 
 func clearPart(s *store.Subscription) []byte {
@@ -176,7 +172,41 @@ func clearPart(s *store.Subscription) []byte {
 	// From here on by version 3.
 	b = appendText(b, string(s.ValidationKind))
 	b = appendText(b, s.Validation.Origin)
-	return binary.AppendVarint(b, int64(s.Validation.AllowedRate))
+	b = binary.AppendVarint(b, int64(s.Validation.AllowedRate))
+	// From here on by version 4.
+	b = appendText(b, string(s.Role))
+	b = appendText(b, s.ImplementationID)
+	b = appendTemplate(b, s.Notification)
+	return appendText(b, s.Health.Suspended)
+}
+
+// appendTemplate writes the notification as encoding/json does: it has many members of which few are set, and a new one needs no
+// new version. What that cannot write (a number that is none) is left empty, and refused when it is read.
+func appendTemplate(b []byte, t *store.Template) []byte {
+	b = appendBool(b, t != nil)
+	if t == nil {
+		return b
+	}
+	b = appendText(b, t.ImplementationID)
+	b = appendText(b, t.Contact)
+	text, _ := json.Marshal(&t.Notification)
+	return appendBytes(b, text)
+}
+
+func (r *reader) template() *store.Template {
+	if !r.bool() {
+		return nil
+	}
+	t := &store.Template{ImplementationID: r.text(), Contact: r.text()}
+	text := r.view(r.uint())
+	if r.err != nil {
+		return nil
+	}
+	if err := json.Unmarshal(text, &t.Notification); err != nil {
+		r.err, r.b = fmt.Errorf("value is damaged: its notification: %w", err), nil
+		return nil
+	}
+	return t
 }
 
 // appendPolicy writes what version 2 added.
@@ -301,25 +331,36 @@ func subscriptionPlace(id, clear []byte) place {
 	return place{bucket: string(bucketSubscription), id: id, field: secretsField, clear: clear}
 }
 
-// split is a subscription's value in its parts, all of them views of it.
+// split is the value of a record with secrets in its parts, all of them views of it.
 type split struct {
-	id            store.SubscriptionID
 	version       byte
 	clear, sealed []byte
 }
 
-func splitSubscription(key, value []byte) (split, error) {
+// splitValue takes such a value apart. keySize is the length the key has to have, 0 for any.
+func splitValue(kind string, newest byte, keySize int, key, value []byte) (split, error) {
 	r := reader{b: value}
-	p := split{version: r.version(subscriptionVersion), clear: r.view(r.uint())}
-	if r.err == nil && len(key) != len(p.id) {
+	p := split{version: r.version(newest), clear: r.view(r.uint())}
+	if r.err == nil && keySize != 0 && len(key) != keySize {
 		r.fail()
 	}
 	if r.err != nil {
-		return split{}, decodeError("subscription", key, r.err)
+		return split{}, decodeError(kind, key, r.err)
 	}
-	copy(p.id[:], key)
 	p.sealed = r.b
 	return p, nil
+}
+
+func splitSubscription(key, value []byte) (split, error) {
+	return splitValue("subscription", subscriptionVersion, len(store.SubscriptionID{}), key, value)
+}
+
+// sealValue is the other way: version, clear part with its length, sealed part.
+func (s *sealer) sealValue(version byte, where place, secret []byte) []byte {
+	b := make([]byte, 0, len(where.clear)+len(secret)+48)
+	b = append(b, version)
+	b = appendBytes(b, where.clear)
+	return s.seal(b, where, secret)
 }
 
 // decodeClear reads the part of a subscription that is not encrypted: enough for the matcher, at a
@@ -330,7 +371,7 @@ func decodeClear(key, value []byte) (*store.Subscription, error) {
 		return nil, err
 	}
 	r := reader{b: p.clear}
-	s := &store.Subscription{ID: p.id}
+	s := &store.Subscription{ID: store.SubscriptionID(key)}
 	s.AccountID = r.text()
 	s.CreatedAt = r.time()
 	s.UpdatedAt = r.time()
@@ -363,8 +404,14 @@ func decodeClear(key, value []byte) (*store.Subscription, error) {
 		s.Validation.Origin = r.text()
 		s.Validation.AllowedRate = int(r.int())
 	}
+	if p.version > 3 {
+		s.Role = store.Role(r.text())
+		s.ImplementationID = r.text()
+		s.Notification = r.template()
+		s.Health.Suspended = r.text()
+	}
 	if err := r.end(); err != nil {
-		return nil, decodeError("subscription", p.id[:], err)
+		return nil, decodeError("subscription", key, err)
 	}
 	return s, nil
 }

@@ -53,7 +53,32 @@ func fullSubscription() *store.Subscription {
 		Filter: mustFilter(`{"customer.country":"NL","total":{"$gt":1e2}}`), Discarding: true,
 		Health: store.Health{
 			FailingSince: at.Add(-time.Hour), Failures: 12, OpenedAt: at.Add(-time.Minute), Probes: 3, ProbeAt: at.Add(time.Minute), Warned: 75,
-			Notice: "herald.subscription.disabled", NoticeAt: at.Add(2 * time.Hour),
+			Notice: "herald.subscription.disabled", NoticeAt: at.Add(2 * time.Hour), Suspended: "the key was revoked",
+		},
+		ImplementationID: "app", Notification: fullTemplate(),
+	}
+}
+
+func fullTemplate() *store.Template {
+	badge, score, ttl := 3, 0.5, time.Minute
+	return &store.Template{
+		ImplementationID: "app", Contact: "{{customer.id}}", Notification: store.Notification{
+			Title: map[string]string{"en": "Hello {{name}}"}, Text: map[string]string{"nl": "Dag <ü>"}, ForceLocale: "en", ImageURL: "https://i.example/i",
+			Data: map[string]string{"k": "v"}, Actions: []store.Action{{ID: "yes", Title: "Yes", IconURL: "https://i.example/y"}},
+			Badge: &badge, Sound: "ping", Silent: true, TTL: time.Hour, High: true, CollapseKey: "c",
+			Android: store.AndroidOptions{
+				ClickAction: "open", Icon: "i", Color: "#fff", ChannelID: "ch", Tag: "t", LocalizedTitle: "lt", LocalizedText: "lx",
+				LocalizedTitleArgs: []string{"a"}, LocalizedTextArgs: []string{"b"}, TTL: &ttl,
+			},
+			APNs: store.APNsOptions{
+				LocalizedTitle: "lt", LocalizedText: "lx", LocalizedTitleArgs: []string{"a"}, LocalizedTextArgs: []string{"b"}, Subtitle: "s",
+				Category: "c", ThreadID: "th", InterruptionLevel: "active", TargetContent: "tc", MutableContent: true, Critical: true, Volume: 0.25,
+				RelevanceScore: &score, TTL: &ttl,
+			},
+			Web: store.WebOptions{
+				IconURL: "https://i.example/w", TargetURL: "https://i.example/t", BadgeURL: "https://i.example/b", Tag: "t",
+				RequireInteraction: true, Renotify: true, TTL: &ttl,
+			},
 		},
 	}
 }
@@ -80,18 +105,8 @@ func sameSubscription(a, b *store.Subscription) bool {
 func TestSubscriptionCodecKeepsEveryMember(t *testing.T) {
 	t.Parallel()
 	sl, want := testSealer(t, 1), fullSubscription()
-	var zero func(v reflect.Value, path string)
-	zero = func(v reflect.Value, path string) {
-		if v.IsZero() {
-			t.Errorf("%s is not set, so the test does not look at it", path)
-		}
-		if v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[time.Time]() {
-			for i := range v.NumField() {
-				zero(v.Field(i), path+"."+v.Type().Field(i).Name)
-			}
-		}
-	}
-	zero(reflect.ValueOf(*want), "Subscription")
+	want.Role = store.RoleStatus
+	everyMemberIsSet(t, reflect.ValueOf(*want), "Subscription")
 	got, err := decodeSubscription(sl, want.ID[:], encodeSubscription(sl, want))
 	if err != nil {
 		t.Fatal(err)
@@ -108,6 +123,22 @@ func TestSubscriptionCodecKeepsEveryMember(t *testing.T) {
 	want.Authentication.ClientSecret, want.ClientCertificate.Key = "", nil
 	if !sameSubscription(clear, want) {
 		t.Errorf("the clear part: got  %+v\nwant %+v", clear, want)
+	}
+}
+
+// everyMemberIsSet fails the test for each member that it would not look at.
+func everyMemberIsSet(t *testing.T, v reflect.Value, path string) {
+	t.Helper()
+	if v.IsZero() {
+		t.Errorf("%s is not set, so the test does not look at it", path)
+	}
+	if v.Kind() == reflect.Pointer && v.Type() != reflect.TypeFor[*store.Filter]() && !v.IsNil() {
+		v = v.Elem()
+	}
+	if v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[time.Time]() {
+		for i := range v.NumField() {
+			everyMemberIsSet(t, v.Field(i), path+"."+v.Type().Field(i).Name)
+		}
 	}
 }
 
@@ -129,7 +160,7 @@ func golden(t testing.TB, file string) []byte {
 // this version.
 func TestSubscriptionOfVersionOne(t *testing.T) {
 	t.Parallel()
-	want := fullSubscription()
+	want := withoutRole(fullSubscription())
 	want.Filter, want.Discarding, want.Health = nil, false, store.Health{}
 	want.ValidationCallbackURL, want.ValidationKind = "", store.ValidationConfirmation
 	want.Validation, want.ClientCertificate = store.Validation{}, store.ClientCertificate{}
@@ -142,9 +173,20 @@ func TestSubscriptionOfVersionOne(t *testing.T) {
 
 func TestSubscriptionOfVersionTwo(t *testing.T) {
 	t.Parallel()
-	want := fullSubscription()
+	want := withoutRole(fullSubscription())
 	want.ValidationKind, want.Validation.Origin, want.Validation.AllowedRate = store.ValidationConfirmation, "", 0
 	readAnew(t, golden(t, "subscription-v2.hex"), want)
+}
+
+func TestSubscriptionOfVersionThree(t *testing.T) {
+	t.Parallel()
+	readAnew(t, golden(t, "subscription-v3.hex"), withoutRole(fullSubscription()))
+}
+
+// withoutRole takes away what came with version 4.
+func withoutRole(s *store.Subscription) *store.Subscription {
+	s.Role, s.ImplementationID, s.Notification, s.Health.Suspended = store.RoleNone, "", nil, ""
+	return s
 }
 
 func readAnew(t *testing.T, value []byte, want *store.Subscription) {
@@ -373,6 +415,7 @@ func FuzzSubscription(f *testing.F) {
 	f.Add(sub.ID[:], encodeSubscription(sl, &store.Subscription{ID: sub.ID}))
 	f.Add(sub.ID[:], golden(f, "subscription-v1.hex"))
 	f.Add(sub.ID[:], golden(f, "subscription-v2.hex"))
+	f.Add(sub.ID[:], golden(f, "subscription-v3.hex"))
 	f.Fuzz(func(t *testing.T, key, b []byte) {
 		if _, err := decodeSubscription(sl, key, b); err == nil && !bytes.Equal(key, sub.ID[:]) {
 			t.Error("opened what was not sealed")

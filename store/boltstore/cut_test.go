@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -29,6 +30,8 @@ import (
 const (
 	cutPage   = 4096
 	cutSector = 512
+	// cutContacts is how many contacts have devices.
+	cutContacts = 4
 )
 
 // tape records the writes, and what the store must show after each acknowledged change.
@@ -70,10 +73,14 @@ func show(s *Store) (string, error) {
 	subs, serr := s.Subscriptions(ctx, "", store.SubscriptionID{}, 0)
 	for _, sub := range subs {
 		plain := *sub
-		if sub.Filter != nil { // which would print as its address
+		if sub.Filter != nil { // which would print as its address, as would the next
 			fmt.Fprintln(&b, sub.Filter.Text())
 			plain.Filter = nil
 		}
+		template, jerr := json.Marshal(sub.Notification)
+		fmt.Fprintf(&b, "%s\n", template)
+		plain.Notification = nil
+		serr = errors.Join(serr, jerr)
 		fmt.Fprintln(&b, plain)
 	}
 	err = errors.Join(err, terr, serr)
@@ -82,6 +89,15 @@ func show(s *Store) (string, error) {
 		ids, _ := s.Select(a.ID, "task.create", "project/1", wanted, nil)
 		fmt.Fprintln(&b, rs, len(ids))
 		err = errors.Join(err, rerr)
+		is, ierr := s.Implementations(ctx, a.ID, "", 0)
+		text, jerr := json.Marshal(is)
+		fmt.Fprintf(&b, "%s\n", text)
+		err = errors.Join(err, ierr, jerr)
+		for n := range cutContacts {
+			ds, derr := s.Devices(ctx, a.ID, fmt.Sprint("contact", n), "", store.DeviceID{}, 0)
+			fmt.Fprintln(&b, ds)
+			err = errors.Join(err, derr)
+		}
 	}
 	// No listing shows the retired ids, and an account must not go without leaving one.
 	verr := s.view(func(tx *bolt.Tx) error {
@@ -108,7 +124,9 @@ func record(t *testing.T, changes int) *tape {
 	note := func() {
 		text, err := show(s.Store)
 		must(t, err)
+		p.mu.Lock() // the sweeper writes meanwhile, what nobody sees
 		p.states = append(p.states, state{len(p.writes), text})
+		p.mu.Unlock()
 	}
 	note()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -116,7 +134,7 @@ func record(t *testing.T, changes int) *tape {
 	var subs []store.SubscriptionID
 	for i := range changes {
 		account := accounts[r.IntN(len(accounts))]
-		switch k := r.IntN(10); {
+		switch k := r.IntN(15); {
 		case k < 3 || len(subs) == 0:
 			sub := newSubscription(t)
 			sub.AccountID = account
@@ -144,6 +162,24 @@ func record(t *testing.T, changes int) *tape {
 				rs = append(rs, store.Resource{ResourceKey: store.ResourceKey{Type: "project", ID: fmt.Sprintf("%d-%d", i, n)}, Name: "A resource"})
 			}
 			must(t, s.PutResources(ctx, account, rs))
+		case k < 10:
+			_, err := s.CreateImplementation(ctx, &store.Implementation{AccountID: account, ID: "app", StatusOrigins: []string{"https://a.example"}}, 0)
+			if errors.Is(err, store.ErrExists) {
+				_, err = s.DeleteImplementation(ctx, account, "app")
+			}
+			must(t, err)
+		case k < 13:
+			// Among few contacts and tokens, so that devices move, and tokens are replaced.
+			contact, token := fmt.Sprint("contact", r.IntN(cutContacts)), fmt.Sprint("token", r.IntN(12))
+			_, err := s.PutDevice(ctx, store.Device{
+				AccountID: account, ImplementationID: "app", Contact: contact, DeviceToken: store.DeviceToken{Platform: store.PlatformIOS, Token: token},
+			}, fmt.Sprint("token", r.IntN(12)))
+			if !errors.Is(err, store.ErrNotFound) {
+				must(t, err)
+			}
+		case k < 14:
+			_, err := s.DeleteContact(ctx, account, fmt.Sprint("contact", r.IntN(cutContacts)))
+			must(t, err)
 		case len(accounts) > 3:
 			_, err := s.DeleteAccount(ctx, accounts[2])
 			must(t, err)
@@ -237,7 +273,7 @@ func TestPowerCut(t *testing.T) {
 	if testing.Short() {
 		images = 150
 	}
-	p := record(t, 150)
+	p := record(t, 200)
 	if len(p.writes) < 600 {
 		t.Fatalf("only %d writes recorded", len(p.writes))
 	}

@@ -12,10 +12,13 @@ import (
 //	herald_store_commit_failures_total{reason}      commits that did not: "full" (no room) or "fatal"
 //	herald_store_commit_seconds                     how long a commit took, from its begin to the last sync
 //	herald_store_changes_total                      changes that became durable; several share a commit
-//	herald_store_cache_hits_total{cache}            asked and answered from memory: "token", "account", "subscription"
+//	herald_store_cache_hits_total{cache}            asked and answered from memory: "token", "account", "subscription",
+//	                                                "implementation"
 //	herald_store_cache_misses_total{cache}          asked and read from the file
 //	herald_store_cache_entries{cache}               how many are in memory
-//	herald_store_subscriptions                      how many there are
+//	herald_store_subscriptions                      how many there are, lanes not counted
+//	herald_store_implementations                    how many there are
+//	herald_store_devices                            how many there are, those still to be swept included
 //	herald_store_full                               1 while changes fail because the disk is full
 //	herald_store_file_bytes                         size of the file
 //	herald_store_file_free_bytes                    part of it that holds nothing
@@ -29,9 +32,10 @@ type metrics struct {
 
 // The values of the label "cache".
 const (
-	cacheToken        = "token"
-	cacheAccount      = "account"
-	cacheSubscription = "subscription"
+	cacheToken          = "token"
+	cacheAccount        = "account"
+	cacheSubscription   = "subscription"
+	cacheImplementation = "implementation"
 )
 
 // The values of the label "reason".
@@ -85,7 +89,10 @@ func (s *Store) register(r prometheus.Registerer) error {
 	for _, c := range []prometheus.Collector{
 		m.commits, m.failures, m.commitSeconds, m.changes, m.hits, m.misses,
 		entries(cacheToken, s.tokens.size), entries(cacheAccount, s.accounts.size), entries(cacheSubscription, s.subscriptions.size),
+		entries(cacheImplementation, s.implementations.size),
 		gauge("herald_store_subscriptions", "Subscriptions in the store.", nil, func() float64 { return float64(s.count.Load()) }),
+		gauge("herald_store_implementations", "Implementations in the store.", nil, func() float64 { return float64(s.implementationCount.Load()) }),
+		gauge("herald_store_devices", "Devices in the store.", nil, func() float64 { return float64(s.deviceCount.Load()) }),
 		gauge("herald_store_full", "Whether changes fail because the disk is full.", nil, func() float64 {
 			if s.isFull() {
 				return 1

@@ -21,7 +21,7 @@ import (
 
 const (
 	schemaName    = "herald store"
-	schemaVersion = 2
+	schemaVersion = 3
 	// mmapSize is address space, not memory: about 400,000 subscriptions fit before a growing file has
 	// to be mapped anew, which waits for readers.
 	mmapSize = 256 << 20
@@ -35,26 +35,36 @@ const (
 
 // The buckets; doc.go says what is in them.
 var (
-	bucketAccount             = []byte("account")
-	bucketAccountGone         = []byte("account_gone")
-	bucketToken               = []byte("token")
-	bucketTokenHash           = []byte("token_hash")
-	bucketTokenAccount        = []byte("token_account")
-	bucketResource            = []byte("resource")
-	bucketSubscription        = []byte("subscription")
-	bucketSubscriptionAccount = []byte("subscription_account")
-	bucketKey                 = []byte("key")
+	bucketAccount              = []byte("account")
+	bucketAccountGone          = []byte("account_gone")
+	bucketToken                = []byte("token")
+	bucketTokenHash            = []byte("token_hash")
+	bucketTokenAccount         = []byte("token_account")
+	bucketResource             = []byte("resource")
+	bucketSubscription         = []byte("subscription")
+	bucketSubscriptionAccount  = []byte("subscription_account")
+	bucketImplementation       = []byte("implementation")
+	bucketImplementationNumber = []byte("implementation_number")
+	bucketDevice               = []byte("device")
+	bucketDeviceToken          = []byte("device_token")
+	bucketDeviceContact        = []byte("device_contact")
+	bucketDeviceSweep          = []byte("device_sweep")
+	bucketKey                  = []byte("key")
 
 	keyCheck = []byte("check")
 	keyProbe = []byte("probe")
 
+	// bucketsOfDevices came with version 3.
+	bucketsOfDevices = [][]byte{
+		bucketImplementation, bucketImplementationNumber, bucketDevice, bucketDeviceToken, bucketDeviceContact, bucketDeviceSweep,
+	}
 	// buckets are all of them; a file that lacks one is damaged.
-	buckets = [][]byte{
+	buckets = append([][]byte{
 		bucketAccount, bucketAccountGone, bucketToken, bucketTokenHash, bucketTokenAccount,
 		bucketResource, bucketSubscription, bucketSubscriptionAccount, bucketKey,
-	}
+	}, bucketsOfDevices...)
 	// perAccount are the buckets that have a nested one for each account.
-	perAccount = [][]byte{bucketTokenAccount, bucketResource, bucketSubscriptionAccount}
+	perAccount = [][]byte{bucketTokenAccount, bucketResource, bucketSubscriptionAccount, bucketImplementation}
 )
 
 // checkText is what the key check seals. It is no secret.
@@ -72,7 +82,7 @@ type Options struct {
 	Logger *slog.Logger
 	// Registerer gets the metrics, until Close; nil: none are registered.
 	Registerer prometheus.Registerer
-	// CacheEntries bounds each of the caches of tokens, accounts and subscriptions; 0: 65,536.
+	// CacheEntries bounds each of the caches of tokens, accounts, subscriptions and implementations; 0: 65,536.
 	CacheEntries int
 
 	// writeAt stands between bbolt and the file in tests.
@@ -89,11 +99,15 @@ type Store struct {
 	metrics   *metrics
 	undo      []func() // takes the metrics off their registry
 
-	matcher       store.Matcher
-	tokens        *cache[store.TokenHash, store.Token]
-	accounts      *cache[string, store.Account]
-	subscriptions *cache[store.SubscriptionID, *store.Subscription]
-	count         atomic.Int64 // subscriptions
+	matcher         store.Matcher
+	tokens          *cache[store.TokenHash, store.Token]
+	accounts        *cache[string, store.Account]
+	subscriptions   *cache[store.SubscriptionID, *store.Subscription]
+	implementations *cache[implementationKey, *store.Implementation]
+
+	count               atomic.Int64 // subscriptions without a role
+	implementationCount atomic.Int64
+	deviceCount         atomic.Int64 // those still to be swept included
 
 	shut atomic.Bool // closed or failed: nothing is answered any more
 
@@ -107,6 +121,7 @@ type Store struct {
 	run    runState
 	health error              // why changes cannot be made durable, while they cannot
 	full   chan struct{}      // wakes the prober when the disk is found full
+	litter chan struct{}      // wakes the sweeper when there are devices to remove
 	stop   context.CancelFunc // ends Run
 	ended  chan struct{}      // closed when Run has returned
 	gone   chan struct{}      // closed when Run will never be called
@@ -149,15 +164,17 @@ func Open(o Options) (*Store, error) {
 	}
 	m := newMetrics()
 	s := &Store{
-		sealer:        sl,
-		logger:        o.Logger,
-		metrics:       m,
-		tokens:        newCache[store.TokenHash, store.Token](o.CacheEntries, m, cacheToken),
-		accounts:      newCache[string, store.Account](o.CacheEntries, m, cacheAccount),
-		subscriptions: newCache[store.SubscriptionID, *store.Subscription](o.CacheEntries, m, cacheSubscription),
-		full:          make(chan struct{}, 1),
-		ended:         make(chan struct{}),
-		gone:          make(chan struct{}),
+		sealer:          sl,
+		logger:          o.Logger,
+		metrics:         m,
+		tokens:          newCache[store.TokenHash, store.Token](o.CacheEntries, m, cacheToken),
+		accounts:        newCache[string, store.Account](o.CacheEntries, m, cacheAccount),
+		subscriptions:   newCache[store.SubscriptionID, *store.Subscription](o.CacheEntries, m, cacheSubscription),
+		implementations: newCache[implementationKey, *store.Implementation](o.CacheEntries, m, cacheImplementation),
+		full:            make(chan struct{}, 1),
+		litter:          make(chan struct{}, 1),
+		ended:           make(chan struct{}),
+		gone:            make(chan struct{}),
 	}
 	if err := s.openFile(o); err != nil {
 		return nil, err
@@ -203,15 +220,34 @@ func (s *Store) openFile(o Options) (err error) {
 }
 
 // migrate brings a file of an older version up to this one. Version 2 knows more of a subscription; what an older file says of it is
-// read as it is, and written anew with the next change.
-func migrate(*bolt.Tx, int) error { return nil }
+// read as it is, and written anew with the next change. Version 3 has implementations and devices.
+func migrate(tx *bolt.Tx, _ int) error {
+	if err := createBuckets(tx, bucketsOfDevices); err != nil {
+		return err
+	}
+	accounts := tx.Bucket(bucketAccount)
+	if accounts == nil {
+		return nil // Open says so
+	}
+	return accounts.ForEach(func(id, _ []byte) error {
+		_, err := tx.Bucket(bucketImplementation).CreateBucket(id)
+		return err
+	})
+}
 
-// initialize fills a new file.
-func (s *Store) initialize(tx *bolt.Tx) error {
-	for _, name := range buckets {
+func createBuckets(tx *bolt.Tx, names [][]byte) error {
+	for _, name := range names {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// initialize fills a new file.
+func (s *Store) initialize(tx *bolt.Tx) error {
+	if err := createBuckets(tx, buckets); err != nil {
+		return err
 	}
 	if err := tx.Bucket(bucketKey).Put(keyCheck, s.sealer.seal(nil, checkPlace(), []byte(checkText))); err != nil {
 		return err
@@ -227,7 +263,7 @@ func checkPlace() place {
 	return place{bucket: string(bucketKey), id: keyCheck, field: "text"}
 }
 
-// load tells whether the key is the right one and fills the matcher.
+// load tells whether the key is the right one, fills the matcher, and counts. It reads no device, of which there may be millions.
 func (s *Store) load() error {
 	return s.db.View(func(tx *bolt.Tx) error {
 		if err := requireBuckets(tx); err != nil {
@@ -242,9 +278,16 @@ func (s *Store) load() error {
 			if err != nil {
 				return err
 			}
-			s.matcher.Replace(nil, sub)
-			s.count.Add(1)
+			if sub.Role == store.RoleNone {
+				s.matcher.Replace(nil, sub)
+				s.count.Add(1)
+			}
 		}
+		c = tx.Bucket(bucketImplementationNumber).Cursor()
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			s.implementationCount.Add(1)
+		}
+		s.deviceCount.Store(int64(tx.Bucket(bucketDevice).Sequence()))
 		return nil
 	})
 }
@@ -293,8 +336,9 @@ func (s *Store) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { s.probe(ctx) })
+	wg.Go(func() { s.sweep(ctx) })
 	err := s.committer.Run(ctx)
-	s.stop() // the prober's end, when the committer failed
+	s.stop() // the end of the prober and the sweeper, when the committer failed
 	wg.Wait()
 
 	s.mu.Lock()

@@ -361,16 +361,19 @@ herald_store_commit_failures_total{reason="full"} 0
 # HELP herald_store_cache_hits_total Records asked for and found in memory, by cache.
 # TYPE herald_store_cache_hits_total counter
 herald_store_cache_hits_total{cache="account"} 0
+herald_store_cache_hits_total{cache="implementation"} 0
 herald_store_cache_hits_total{cache="subscription"} 3
 herald_store_cache_hits_total{cache="token"} 0
 # HELP herald_store_cache_misses_total Records asked for and read from the file, by cache.
 # TYPE herald_store_cache_misses_total counter
 herald_store_cache_misses_total{cache="account"} 0
+herald_store_cache_misses_total{cache="implementation"} 0
 herald_store_cache_misses_total{cache="subscription"} 0
 herald_store_cache_misses_total{cache="token"} 1
 # HELP herald_store_cache_entries Records in memory, by cache.
 # TYPE herald_store_cache_entries gauge
 herald_store_cache_entries{cache="account"} 0
+herald_store_cache_entries{cache="implementation"} 0
 herald_store_cache_entries{cache="subscription"} 1
 herald_store_cache_entries{cache="token"} 0
 # HELP herald_store_subscriptions Subscriptions in the store.

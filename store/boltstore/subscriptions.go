@@ -15,6 +15,9 @@ func (s *Store) CreateSubscription(ctx context.Context, sub *store.Subscription,
 	if sub.ID == (store.SubscriptionID{}) {
 		return errors.New("subscription id must not be zero")
 	}
+	if sub.Role != store.RoleNone {
+		return fmt.Errorf("subscription %s has role %q, which only the lanes of implementations have", sub.ID, sub.Role)
+	}
 	// Encrypted by the caller, not by the writer. What is kept in memory is what the file says.
 	value := encodeSubscription(s.sealer, sub)
 	stored, err := decodeSubscription(s.sealer, sub.ID[:], value)
@@ -112,6 +115,7 @@ func (s *Store) UpdateSubscription(ctx context.Context, id store.SubscriptionID,
 			return nil, err
 		}
 		next.ID, next.AccountID, next.CreatedAt = old.ID, old.AccountID, old.CreatedAt
+		next.Role, next.ImplementationID = old.Role, old.ImplementationID
 		value := encodeSubscription(s.sealer, next)
 		now, err := decodeSubscription(s.sealer, id[:], value)
 		if err != nil {
@@ -141,7 +145,7 @@ func (s *Store) DeleteSubscription(ctx context.Context, accountID string, id sto
 		if err != nil {
 			return nil, err
 		}
-		if accountID != "" && old.AccountID != accountID {
+		if accountID != "" && old.AccountID != accountID || old.Role != store.RoleNone {
 			return nil, fmt.Errorf("subscription %s: %w", id, store.ErrNotFound)
 		}
 		index := nested(w.Tx, bucketSubscriptionAccount, old.AccountID)

@@ -88,6 +88,15 @@ func (r *reader) int() int64 {
 	return v
 }
 
+// uint32 reads four bytes, big-endian.
+func (r *reader) uint32() uint32 {
+	b := r.view(4)
+	if len(b) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(b)
+}
+
 // view returns the next n bytes, still part of the value.
 func (r *reader) view(n uint64) []byte {
 	if n > uint64(len(r.b)) {

@@ -1,0 +1,78 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"herald/store"
+)
+
+// sweepDevices is how many devices of a deleted implementation are removed in one change. Each has a page of its own to be written in
+// two indexes, so that a change is some 4 MiB and callers wait for it some ten milliseconds.
+const sweepDevices = 500
+
+// sweep removes the devices of deleted implementations, until the context ends. What an earlier run left it finds at its begin.
+func (s *Store) sweep(ctx context.Context) {
+	timer := time.NewTimer(probeWait)
+	defer timer.Stop()
+	for {
+		more, err := s.sweepSome(ctx)
+		switch {
+		case errors.Is(err, store.ErrFull):
+			timer.Reset(probeWait)
+			select {
+			case <-ctx.Done():
+				return
+			case <-timer.C:
+			}
+		case ctx.Err() != nil || errors.Is(err, store.ErrClosed):
+			return
+		case err != nil:
+			s.logger.Error("devices of a deleted implementation cannot be removed", "path", s.db.Path(), "error", err)
+			return
+		case !more:
+			select {
+			case <-ctx.Done():
+				return
+			case <-s.litter:
+			}
+		}
+	}
+}
+
+// sweepSome removes devices of the first implementation that has some to remove. The mark goes with the last of them.
+func (s *Store) sweepSome(ctx context.Context) (more bool, err error) {
+	err = s.view(func(tx *bolt.Tx) error {
+		k, _ := tx.Bucket(bucketDeviceSweep).Cursor().First()
+		more = k != nil
+		return nil
+	})
+	if err != nil || !more {
+		return false, err
+	}
+	return true, s.do(ctx, &change{weight: 3 * sweepDevices, apply: func(w *writeTx) (func(), error) {
+		number, account := w.Bucket(bucketDeviceSweep).Cursor().First()
+		accountID := string(account)
+		number = bytes.Clone(number)
+		var gone []storedDevice
+		c := w.Bucket(bucketDevice).Cursor()
+		k, v := c.Seek(number)
+		for ; bytes.HasPrefix(k, number) && len(gone) < sweepDevices; k, v = c.Next() {
+			d, err := decodeStored(accountID, k, v)
+			if err != nil {
+				return nil, err
+			}
+			gone = append(gone, d)
+		}
+		last := !bytes.HasPrefix(k, number)
+		w.removeDevices(gone...)
+		if last {
+			w.remove(w.Bucket(bucketDeviceSweep), number)
+		}
+		return func() { s.deviceCount.Add(-int64(len(gone))) }, nil
+	}})
+}
