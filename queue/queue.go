@@ -25,7 +25,8 @@ type Queue interface {
 	Run(ctx context.Context) error
 
 	// Accept stores the events and their deliveries, all or none, and returns when they are synced to
-	// disk: from then on they survive any crash. The receipts are in the order of the submissions.
+	// disk: from then on they survive any crash. The receipts are in the order of the submissions, and those events
+	// that are stored have consecutive numbers (Event.Seq) in that order.
 	//
 	// A submission whose ID names an event of the same account that is still retained is not stored
 	// again: with the same Digest its receipt says Duplicate, with another Accept returns a
@@ -147,6 +148,8 @@ type Lane [16]byte
 // Event is what happened. It is immutable once accepted; an *Event from a queue is shared and must not
 // be changed.
 type Event struct {
+	// Seq is the engine's number of the event, as in DeliveryID; 0 before the event is accepted.
+	Seq uint64
 	// ID is unique within the account while the event is retained: chosen by the publisher, 1 to
 	// MaxIDLength characters, or given by the queue ("evt_" and 26 characters).
 	ID        string
@@ -171,7 +174,7 @@ const MaxIDLength = 128
 
 // Submission is an event to accept, and who gets it.
 type Submission struct {
-	// Event with an ID of the publisher's or "" for one of the queue's; AcceptedAt is set by the queue.
+	// Event with an ID of the publisher's or "" for one of the queue's; Seq and AcceptedAt are set by the queue.
 	Event
 	// Digest stands for the content as it was submitted; used only when ID is set.
 	Digest [16]byte

@@ -244,7 +244,7 @@ func (w *blockWriter) add(ev *queue.Event, lanes []uint32, random uint64) error 
 	if ev.ID == "" {
 		ev.ID = generatedID(seq, random)
 	}
-	ev.AcceptedAt = timeOf(st.nowMs)
+	ev.Seq, ev.AcceptedAt = seq, timeOf(st.nowMs)
 	size := recordSize(ev) + 8
 	if st.tail == nil || !st.tail.fits(st.nowMs, len(lanes), size) && st.tail.next > st.tail.first {
 		if err := w.seal(); err != nil {

@@ -192,9 +192,9 @@ func recordSize(ev *queue.Event) int {
 	return n + len(ev.Data)
 }
 
-func decodeRecord(b []byte, account string, ms int64) (*queue.Event, error) {
+func decodeRecord(b []byte, seq uint64, account string, ms int64) (*queue.Event, error) {
 	d := decoder{b: b}
-	ev := &queue.Event{AccountID: account, AcceptedAt: timeOf(ms)}
+	ev := &queue.Event{Seq: seq, AccountID: account, AcceptedAt: timeOf(ms)}
 	ev.ID = d.text()
 	ev.Type = d.text()
 	ev.Resource = d.text()
@@ -343,7 +343,7 @@ func (b *block) targets(i int) ([]uint32, error) {
 // event decodes event i, copied out of the transaction.
 func (b *block) event(i int) (*queue.Event, error) {
 	e := &b.events[i]
-	ev, err := decodeRecord(b.records[e.at:e.end], string(b.accounts[e.account]), b.ms)
+	ev, err := decodeRecord(b.records[e.at:e.end], b.first+uint64(i), string(b.accounts[e.account]), b.ms)
 	if err != nil {
 		return nil, fmt.Errorf("block %d: event %d: %w", b.first, b.first+uint64(i), err)
 	}

@@ -344,9 +344,13 @@ func (c *checker) checkKept() {
 	fates := c.tx.Bucket(bucketFate)
 	kepts := 0
 	_ = c.tx.Bucket(bucketKeep).ForEach(func(k, v []byte) error {
-		ev, _, err := decodeKept(v)
-		if err != nil || len(k) != 8 {
-			c.report("kept event %x: %w", k, orDamaged(err))
+		if len(k) != 8 {
+			c.report("kept event %x: bad key", k)
+			return nil
+		}
+		ev, _, err := decodeKept(big.Uint64(k), v)
+		if err != nil {
+			c.report("kept event %x: %w", k, err)
 			return nil
 		}
 		kepts++

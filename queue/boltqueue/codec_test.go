@@ -270,7 +270,7 @@ func FuzzClaimedID(f *testing.F) {
 
 func FuzzKept(f *testing.F) {
 	f.Add(encodeKept(&queue.Event{ID: "x", AccountID: "a", Type: "t.x", Data: []byte("{}")}, true, [16]byte{9}))
-	f.Fuzz(func(_ *testing.T, value []byte) { _, _, _ = decodeKept(value) })
+	f.Fuzz(func(_ *testing.T, value []byte) { _, _, _ = decodeKept(1, value) })
 }
 
 func FuzzKeys(f *testing.F) {

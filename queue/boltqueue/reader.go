@@ -78,7 +78,7 @@ func encodeKept(ev *queue.Event, chosen bool, digest [16]byte) []byte {
 	return appendRecord(b, ev)
 }
 
-func decodeKept(b []byte) (ev *queue.Event, chosen bool, err error) {
+func decodeKept(seq uint64, b []byte) (ev *queue.Event, chosen bool, err error) {
 	d := decoder{b: b}
 	d.version()
 	flag := d.byte()
@@ -91,7 +91,7 @@ func decodeKept(b []byte) (ev *queue.Event, chosen bool, err error) {
 	if d.err != nil {
 		return nil, false, d.err
 	}
-	ev, err = decodeRecord(d.b, account, int64(big.Uint64(raw)))
+	ev, err = decodeRecord(d.b, seq, account, int64(big.Uint64(raw)))
 	return ev, flag == 1, err
 }
 
@@ -101,7 +101,7 @@ func kept(tx *bolt.Tx, seq uint64) (*queue.Event, error) {
 	if v == nil {
 		return nil, nil
 	}
-	ev, _, err := decodeKept(v)
+	ev, _, err := decodeKept(seq, v)
 	if err != nil {
 		return nil, fmt.Errorf("kept event %d: %w", seq, err)
 	}

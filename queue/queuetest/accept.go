@@ -16,6 +16,7 @@ func acceptScenarios() []scenario {
 	return []scenario{
 		{"AcceptKeepsEverything", acceptKeepsEverything},
 		{"AcceptIsRepeatable", acceptIsRepeatable},
+		{"AcceptNumbersInOrder", acceptNumbersInOrder},
 		{"AcceptAllOrNone", acceptAllOrNone},
 		{"AcceptRepeatsWithinOneCommit", acceptWithinOneCommit},
 		{"AcceptIDsThatLookGiven", acceptIDsThatLookGiven},
@@ -96,6 +97,52 @@ func acceptIsRepeatable(r *rig) {
 	}
 	if s := r.q.Stats(); s.Events != 3 || s.Pending != 3 {
 		r.t.Fatalf("stats: %+v", s)
+	}
+}
+
+// acceptNumbersInOrder accepts, among others, more events in one call than an engine keeps together.
+func acceptNumbersInOrder(r *rig) {
+	next := uint64(1)
+	for _, n := range []int{1, 3, 9000, 2} {
+		subs := make([]queue.Submission, n)
+		for i := range subs {
+			subs[i] = submission(i)
+			subs[i].Seq = 77 // which says nothing
+		}
+		subs[n-1].Lanes = []queue.Lane{laneOf(1)}
+		subs[n/2].ID = fmt.Sprint("middle of ", n)
+		stored := make([]queue.Submission, 0, n+1)
+		stored = append(stored, subs[:n/2]...)
+		if next > 1 {
+			stored = append(stored, named(0, "middle of 1", 0)) // a duplicate takes no number
+		}
+		receipts := r.accept(append(stored, subs[n/2:]...)...)
+		r.step()
+		c := r.claimOne()
+		if last := c.Deliveries[0]; last.Seq != next+uint64(n)-1 || last.Event.Seq != last.Seq {
+			r.t.Fatalf("the last of %d events after %d has number %d, and %d at its event", n, next-1, last.Seq, last.Event.Seq)
+		}
+		r.settle(dead(c))
+		for i, receipt := range receipts {
+			if receipt.Duplicate {
+				continue
+			}
+			if i%500 == 0 || i == n/2+1 || i == len(receipts)-1 {
+				if ev, err := r.q.Event(r.t.Context(), account, receipt.ID); err != nil || ev.Seq != next {
+					r.t.Fatalf("event %s of %d is %+v (%v), want number %d", receipt.ID, n, ev, err, next)
+				}
+			}
+			next++
+		}
+	}
+	list, err := r.q.Events(r.t.Context(), queue.EventFilter{AccountID: account, Limit: int(next)})
+	if err != nil || len(list) != int(next)-1 {
+		r.t.Fatalf("%d events are listed of %d (%v)", len(list), next-1, err)
+	}
+	for i, ev := range list {
+		if ev.Seq != next-1-uint64(i) {
+			r.t.Fatalf("event %d has number %d", i, ev.Seq)
+		}
 	}
 }
 
