@@ -61,8 +61,8 @@ type Queue interface {
 	Settle(ss ...Settlement)
 
 	// Retry makes a delivery due now, whatever its state: a scheduled retry is replaced, a dead,
-	// discarded or delivered one is tried again, on its own, and its schedule begins anew. A delivery that is
-	// pending or under way is left as it is. ErrNotFound when it does not exist or is not the account's
+	// discarded or delivered one is tried again, on its own, and its schedule begins anew. One that waits for its
+	// Submission.Due no longer does. A delivery that is pending or under way is left as it is. ErrNotFound when it does not exist or is not the account's
 	// ("" means any account); ErrGone when its lane was dropped.
 	Retry(ctx context.Context, accountID string, id DeliveryID) error
 
@@ -80,7 +80,8 @@ type Queue interface {
 	CountReplay(ctx context.Context, r Replay, match func(*Event) bool) (int, error)
 
 	// AdvanceReplay goes on with the oldest running replay of a lane: it looks at further events, makes deliveries of those that
-	// match due, and notes durably how far it has come, all or nothing. It returns the replay as it stands then and how
+	// match due, and notes durably how far it has come, all or nothing. Those that wait for their first attempt are left as
+	// they are. It returns the replay as it stands then and how
 	// many became due, which may be none also when there are others further on. A replay all of whose deliveries were tried
 	// is done. ErrNotFound when none is running. Only one AdvanceReplay for a lane may be under way at a time.
 	AdvanceReplay(ctx context.Context, lane Lane, s ReplayStep) (Replay, int, error)
@@ -95,8 +96,8 @@ type Queue interface {
 	// Replaying returns the lanes that have running replays; it is cheap.
 	Replaying() []Lane
 
-	// Hasten makes the scheduled retries of a lane due now, in the order of acceptance. Those made due by hand keep
-	// their time. It is for a lane that was held. A lane the queue does not know has none.
+	// Hasten makes the scheduled retries of a lane due now, in the order of acceptance. Those made due by hand, and those that
+	// wait for their Submission.Due, keep their time. It is for a lane that was held. A lane the queue does not know has none.
 	Hasten(ctx context.Context, lane Lane) error
 
 	// Discard gives up all deliveries of a lane accepted before, with the reason, but not later ones. Those leased at
@@ -180,6 +181,9 @@ type Submission struct {
 	Digest [16]byte
 	// Lanes get one delivery each; none may repeat. An event without lanes is stored all the same.
 	Lanes []Lane
+	// Due is when the first attempts may be made at the earliest; zero, or a moment that has passed, is at once. Until then
+	// the deliveries are StateRetrying with no attempt, and come like retries: each on its own, in turns with first attempts.
+	Due time.Time
 }
 
 // Receipt answers a submission.
@@ -220,7 +224,8 @@ type Order uint8
 // The orders. A delivery is unfinished until it is delivered, dead or discarded; the order holds for first attempts
 // and scheduled retries. One made due by hand goes when it is due and nothing of its key is leased, and until then keeps
 // nothing waiting. So does what a replay made due until it is finished, but among themselves replayed deliveries keep the order; and
-// what only a replay has made a delivery of.
+// what only a replay has made a delivery of. So does one accepted with a Submission.Due until it was tried; from then on it is a
+// scheduled retry, though it may have gone before older first attempts.
 const (
 	// OrderNone: first attempts in order of acceptance, as many at once as there is room for.
 	OrderNone Order = iota
@@ -300,7 +305,7 @@ const (
 	StateDelivering State = "delivering"
 	// StateDelivered was answered with a 2xx.
 	StateDelivered State = "delivered"
-	// StateRetrying failed and waits for its next attempt.
+	// StateRetrying waits for its next attempt, or for the first when it was accepted with a Submission.Due.
 	StateRetrying State = "retrying"
 	// StateDead failed for good: by schedule, by the receiver's word, or by retention.
 	StateDead State = "dead"
@@ -391,11 +396,11 @@ type Stats struct {
 
 // LaneStats are counters of one lane.
 type LaneStats struct {
-	// Pending wait for their first attempt, Retrying for another, Delivering are leased, Dead were given up.
+	// Pending wait for their first attempt, Retrying for another or for their Submission.Due, Delivering are leased, Dead were given up.
 	Pending, Retrying, Delivering, Dead int64
 	// OldestPending is the acceptance time of the oldest event that waits for its first attempt; zero if none.
 	OldestPending time.Time
-	// NextRetry is when the next retry is due; zero if none waits.
+	// NextRetry is when the next of those Retrying is due; zero if none waits.
 	NextRetry time.Time
 	// Replayed, among those that are Retrying or Delivering, were made due by a replay, and the queue was not told of an attempt
 	// since.

@@ -154,6 +154,11 @@ func (q *Queue) acceptAll(tx *bolt.Tx, st *stage, batch []work) error {
 				return err
 			}
 			random = random[8:]
+			if due := ceilMs(a.subs[j].Due); due > st.nowMs {
+				if err := w.plan(due); err != nil {
+					return err
+				}
+			}
 			a.receipts[j].ID = ev.ID
 			if own {
 				if err := ids.claim(ev.AccountID, ev.ID, a.subs[j].Digest, st.seq); err != nil {
@@ -266,6 +271,20 @@ func (w *blockWriter) add(ev *queue.Event, lanes []uint32, random uint64) error 
 	s.bytes += int64(size)
 	s.maxMs = max(s.maxMs, st.nowMs)
 	st.placed = append(st.placed, placed{event: ev, seq: seq, ordinal: ordinal, lanes: lanes})
+	return nil
+}
+
+// plan makes the deliveries of the event added last wait for a time, as if they had been leased and settled so.
+func (w *blockWriter) plan(due int64) error {
+	p := &w.st.placed[len(w.st.placed)-1]
+	p.due = due
+	for i, n := range p.lanes {
+		w.st.marks = append(w.st.marks, mark{w.st.tail.first, p.ordinal + uint32(i)})
+		f := fate{state: fateRetrying, byHand: true, planned: true, at: due}
+		if err := putFate(w.tx, leaseKey{p.seq, n}, f, false); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

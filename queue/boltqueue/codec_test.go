@@ -133,6 +133,7 @@ func FuzzFate(f *testing.F) {
 	f.Add(fate{state: fateDead, attempts: 1, at: 5, reason: queue.ReasonExhausted}.encode())
 	f.Add(fate{state: fateRetrying, attempts: 3, retries: 2, at: 1_700_000_000_000, batch: 1 << 40}.encode())
 	f.Add(fate{state: fateRetrying, byHand: true, attempts: 3, at: 1_700_000_000_000, reason: queue.ReasonExhausted}.encode())
+	f.Add(fate{state: fateRetrying, byHand: true, planned: true, at: 1_700_000_000_000}.encode())
 	for _, v := range replayedFates() {
 		f.Add(v.encode())
 	}
@@ -173,6 +174,28 @@ func TestReplayedFates(t *testing.T) {
 			if _, err := decodeFate(value[:n]); err == nil {
 				t.Errorf("%+v cut to %d bytes was taken", want, n)
 			}
+		}
+	}
+}
+
+func TestPlannedFate(t *testing.T) {
+	t.Parallel()
+	want := fate{state: fateRetrying, byHand: true, planned: true, at: 1_700_000_000_000}
+	value := want.encode()
+	if got, err := decodeFate(value); err != nil || got != want {
+		t.Errorf("%+v became %+v, %v", want, got, err)
+	}
+	for name, change := range map[string]func(v []byte) []byte{
+		"attempts":   func(v []byte) []byte { v[2] = 1; return v },
+		"retries":    func(v []byte) []byte { v[3] = 1; return v },
+		"a reason":   func(v []byte) []byte { return append(v, 'x') },
+		"a replay":   func(v []byte) []byte { v[1] |= flagReplay; return v },
+		"no bit":     func(v []byte) []byte { v[1] |= flagExtra; return v },
+		"no time":    func(v []byte) []byte { return v[:4] },
+		"next state": func(v []byte) []byte { v[1]++; return v },
+	} {
+		if got, err := decodeFate(change(want.encode())); err == nil {
+			t.Errorf("one with %s was taken: %+v", name, got)
 		}
 	}
 }

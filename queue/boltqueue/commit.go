@@ -85,6 +85,8 @@ type placed struct {
 	seq     uint64
 	ordinal uint32
 	lanes   []uint32
+	// due is when its deliveries are, in milliseconds; 0 for at once.
+	due int64
 }
 
 func (st *stage) segments() []*segment {
@@ -306,7 +308,9 @@ func (q *Queue) distribute(st *stage) {
 		if s == nil || len(p.lanes) == 0 {
 			continue
 		}
-		q.remember(s, p.seq, p.event, len(p.lanes))
+		if p.due == 0 {
+			q.remember(s, p.seq, p.event, len(p.lanes))
+		}
 		passed := 0 // lanes that will not claim the event soon, or never
 		for j, n := range p.lanes {
 			if page++; page%pageLanes == 0 {
@@ -314,6 +318,10 @@ func (q *Queue) distribute(st *stage) {
 				q.mu.Lock()
 			}
 			l := q.numbers[n]
+			if p.due != 0 && l != nil {
+				q.planned(l, s, p, st.nowMs)
+				continue
+			}
 			if l == nil || l.dropped || p.seq <= l.floor {
 				if l != nil && l.dropped {
 					l.lastUse = p.seq
@@ -332,6 +340,21 @@ func (q *Queue) distribute(st *stage) {
 			q.recall(s, p.seq)
 		}
 	}
+}
+
+// planned hands a new delivery that waits for its time to its lane. The lock is held.
+func (q *Queue) planned(l *lane, s *segment, p *placed, nowMs int64) {
+	l.addRetrying(q, 1)
+	s.unfinished++
+	if l.dropped {
+		l.lastUse = p.seq
+		q.convert(l)
+		return
+	}
+	if _, leased := q.leases[leaseKey{p.seq, l.number}]; !leased {
+		q.waitFor(l, p.seq, p.due, lease{key: l.ord.keyOf(p.event), byHand: true}, 0)
+	}
+	q.place(l, nowMs)
 }
 
 // refused answers the callers of what could not be committed.

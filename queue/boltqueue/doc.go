@@ -16,6 +16,9 @@
 // found again on disk from a cursor. Leases are in memory only. A lane with an order keeps, beside that, the keys something of
 // which is leased or waits for its retry, and first attempts it has passed over because of them.
 //
+// A delivery that was accepted for a later time has left the first-attempt stage from the beginning: it is a retry that was not
+// tried yet.
+//
 // A lane whose deliveries are given up gets the number of the newest event on its record: unset bits up to it say discarded, however
 // many there are.
 //
@@ -37,7 +40,8 @@
 //	        first. An absent chunk is all zero.
 //	fate    event u64, lane u32 -> version, state (1 retrying, 2 delivered, 3 dead, 4 discarded), uv attempts, uv
 //	        retries used, uv time (due, or of the end), reason (the rest). State 5 is retrying in a batch, with uv the first event of
-//	        it in place of the reason, state 6 made due by hand and not tried since, with the reason it had died for. A set bit without a fate: delivered by its one attempt. An unset bit of a dropped lane, or
+//	        it in place of the reason, state 6 made due by hand and not tried since, with the reason it had died for, state 7
+//	        accepted for a later time and not tried since. A set bit without a fate: delivered by its one attempt. An unset bit of a dropped lane, or
 //	        of an event up to that at which its lane was given up: discarded.
 //	        To the state are added 16 for one made due by a replay and tried since, 32 for one made due by a replay and not tried
 //	        since, and 64 for one of an event that does not name the lane, and has no bit. With 32 the byte of the state

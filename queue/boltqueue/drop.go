@@ -3,7 +3,6 @@ package boltqueue
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -146,9 +145,9 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 			prefix := string(key32(l.number))
 			c := tx.Bucket(bucketDue).Cursor()
 			q.mu.Lock()
-			floor := uint64(math.MaxUint64)
+			floor := q.seq // what this commit accepts asks for another page
 			if !l.dropped {
-				floor, reason = l.floor, l.floorReason
+				floor, reason = min(floor, l.floor), l.floorReason
 			}
 			for k, _ := c.Seek([]byte(prefix)); len(k) == 20 && string(k[:4]) == prefix; k, _ = c.Next() {
 				_, _, seq, _ := parseLaneTime(k)

@@ -12,8 +12,11 @@ import (
 type fate struct {
 	state    fateState
 	attempts int
-	// byHand: it was made due by hand, or by a replay, and not tried since; reason then says why it had died, if it had.
+	// byHand: it was made due by hand, by a replay, or for a time its publisher chose, and not tried since; reason then says
+	// why it had died, if it had.
 	byHand bool
+	// planned: its publisher chose the time, and it was not tried since.
+	planned bool
 	// replay: a retrying delivery was made due by a replay, and has not arrived since.
 	replay bool
 	// was is what became of it before the replay, 0 when it had no delivery; it is known while replay and byHand are set.
@@ -43,6 +46,8 @@ const (
 	fateTogether fateState = 5
 	// fateByHand is fateRetrying of one made due by hand; it is only seen on disk.
 	fateByHand fateState = 6
+	// fatePlanned is fateRetrying of one accepted for later and not tried since; it is only seen on disk.
+	fatePlanned fateState = 7
 )
 
 // These are added to a state on disk: made due by a replay and tried since, made due by one and not tried since, extra.
@@ -72,7 +77,7 @@ func (s fateState) state() queue.State {
 		return queue.StateDead
 	case fateDiscarded:
 		return queue.StateDiscarded
-	case fateDelivered, fateTogether, fateByHand:
+	case fateDelivered, fateTogether, fateByHand, fatePlanned:
 	}
 	return queue.StateDelivered
 }
@@ -82,6 +87,8 @@ func (f fate) encode() []byte {
 	switch {
 	case f.batch != 0:
 		state = fateTogether
+	case f.planned:
+		state = fatePlanned
 	case f.byHand:
 		state = fateByHand
 	}
@@ -114,7 +121,7 @@ func decodeFate(b []byte) (fate, error) {
 	d.version()
 	state := fateState(d.byte())
 	f := fate{state: state &^ (flagReplay | flagReplays | flagExtra), extra: state&flagExtra != 0, replay: state&(flagReplay|flagReplays) != 0}
-	if f.state < fateRetrying || f.state > fateByHand || f.replay && f.state.ended() {
+	if f.state < fateRetrying || f.state > fatePlanned || f.replay && f.state.ended() || state > fatePlanned && f.state == fatePlanned {
 		d.fail("unknown state")
 	}
 	f.attempts = int(d.number(math.MaxInt32))
@@ -137,6 +144,11 @@ func decodeFate(b []byte) (fate, error) {
 		}
 	case fateByHand:
 		f.state, f.byHand = fateRetrying, true
+	case fatePlanned:
+		f.state, f.byHand, f.planned = fateRetrying, true, true
+		if f.attempts > 0 || f.retries > 0 || len(d.b) > 0 {
+			d.fail("tried before its time")
+		}
 	default:
 	}
 	f.reason = string(d.b)

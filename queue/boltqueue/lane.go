@@ -355,6 +355,7 @@ func (q *Queue) waitFor(l *lane, seq uint64, due int64, le lease, batch uint64) 
 	case le.unkeyed:
 		l.ord.loaded = false // it is found on disk, with its key
 	case !l.ord.loaded: // so is this one
+	case l.ord.find(retryRef{due: due, seq: seq}) != nil: // the loader was quicker
 	case batch != 0 && batch != seq && l.ord.batch[batch] != nil:
 		l.ord.join(l.ord.batch[batch], seq, key)
 	default:

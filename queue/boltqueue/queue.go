@@ -23,7 +23,7 @@ const FileName = "queue.db"
 
 const (
 	schemaName    = "herald queue"
-	schemaVersion = 3
+	schemaVersion = 4
 	// addressSpace is reserved for the mapping so that the file grows without waiting for readers. It
 	// costs no memory.
 	addressSpace = min(64<<30, math.MaxInt/8) // the second on machines of 32 bits
@@ -208,16 +208,20 @@ func createBuckets(tx *bolt.Tx) error {
 	return nil
 }
 
-// migrate brings a file of an older version up to this one. Version 2 has batches, version 3 has replays; every record of an
-// older version is one of a newer.
+// migrate brings a file of an older version up to this one. Version 2 has batches, version 3 has replays, version 4 deliveries
+// that are planned; every record of an older version is one of a newer.
 func migrate(tx *bolt.Tx, from int) error {
 	if from < 2 {
 		if _, err := tx.CreateBucket(bucketBatch); err != nil {
 			return err
 		}
 	}
-	_, err := tx.CreateBucket(bucketReplay)
-	return err
+	if from < 3 {
+		if _, err := tx.CreateBucket(bucketReplay); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Run implements queue.Queue. It may be called once.

@@ -252,7 +252,7 @@ func (p *replayPage) stood(reader *eventReader, key leaseKey, st *stage) (*stood
 		return nil, err
 	}
 	missed := w.unset || w.fate.state == fateRetrying || w.fate.state == fateDead || w.fate.state == fateDiscarded
-	if w.unset && key.seq > floor || w.fate.waitsReplay() || p.replay.Failed && !missed {
+	if w.unset && key.seq > floor || w.fate.planned || w.fate.waitsReplay() || p.replay.Failed && !missed {
 		return nil, nil
 	}
 	return w, nil

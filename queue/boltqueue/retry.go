@@ -366,7 +366,7 @@ func (r *revival) read(tx *bolt.Tx) error {
 // wants says whether the selection names a delivery.
 func (r *revival) wants(tx *bolt.Tx, reader *eventReader, key leaseKey, f fate) (bool, error) {
 	s := &r.s
-	if r.recall && (!f.byHand || f.replay) || !r.recall && f.state != fateDead || s.Reason != "" && f.reason != s.Reason {
+	if r.recall && (!f.byHand || f.replay || f.planned) || !r.recall && f.state != fateDead || s.Reason != "" && f.reason != s.Reason {
 		return false, nil
 	}
 	if r.q.leased(key) {

@@ -143,7 +143,7 @@ func (q *Queue) settleOne(tx *bolt.Tx, st *stage, s *settlement) error {
 		f.attempts++
 		st.log = append(st.log, entry{s.key.seq, s.key.lane, trimAttempt(*s.attempt, f.attempts)})
 	}
-	f.at, f.reason, f.batch, f.byHand, f.was, f.wasAt = st.nowMs, "", 0, false, 0, 0
+	f.at, f.reason, f.batch, f.byHand, f.planned, f.was, f.wasAt = st.nowMs, "", 0, false, false, 0, 0
 	switch {
 	case s.state == queue.StateDelivered:
 		f.state = fateDelivered

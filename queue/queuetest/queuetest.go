@@ -313,5 +313,5 @@ func (r *rig) wantStats(pending, retrying, delivering, dead int64) {
 }
 
 func scenarios() []scenario {
-	return slices.Concat(acceptScenarios(), claimScenarios(), settleScenarios(), adminScenarios(), listScenarios(), retentionScenarios(), policyScenarios(), replayScenarios(), randomScenarios(), shapedScenarios())
+	return slices.Concat(acceptScenarios(), claimScenarios(), settleScenarios(), dueScenarios(), adminScenarios(), listScenarios(), retentionScenarios(), policyScenarios(), replayScenarios(), randomScenarios(), shapedScenarios())
 }

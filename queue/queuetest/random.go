@@ -22,6 +22,7 @@ type known struct {
 	attempts int
 	retries  int
 	due      time.Time
+	planned  bool // accepted for a time
 }
 
 // random does what comes to its mind and keeps a model beside the engine.
@@ -35,7 +36,7 @@ func random(r *rig, seed uint64) {
 		for id := range leased {
 			k := model[id]
 			k.state = queue.StatePending
-			if k.attempts > 0 {
+			if k.attempts > 0 || k.planned {
 				k.state = queue.StateRetrying
 			}
 			if dropped[id.Lane] {
@@ -51,17 +52,26 @@ func random(r *rig, seed uint64) {
 			for range 1 + rnd.IntN(30) {
 				seq++
 				var lanes []queue.Lane
+				var due time.Time
+				if rnd.IntN(5) == 0 {
+					due = time.Now().Add(time.Duration(rnd.IntN(1000)) * time.Second)
+				}
 				for l := range 12 {
 					if rnd.IntN(3) == 0 {
 						lanes = append(lanes, laneOf(l))
-						k := &known{state: queue.StatePending}
+						k := &known{state: queue.StatePending, due: due, planned: due.After(time.Now())}
+						if k.planned {
+							k.state = queue.StateRetrying
+						}
 						if dropped[laneOf(l)] {
 							k.state = queue.StateDiscarded
 						}
 						model[queue.DeliveryID{Seq: seq, Lane: laneOf(l)}] = k
 					}
 				}
-				subs = append(subs, submission(int(seq), lanes...))
+				s := submission(int(seq), lanes...)
+				s.Due = due
+				subs = append(subs, s)
 			}
 			r.accept(subs...)
 		case 3, 4:
@@ -94,7 +104,7 @@ func random(r *rig, seed uint64) {
 				case 3:
 					s = queue.Settlement{Lane: c.Lane, Deliveries: c.Deliveries, State: queue.StatePending}
 					k.attempts-- // none was made
-					if k.state = queue.StatePending; k.attempts >= 0 {
+					if k.state = queue.StatePending; k.attempts >= 0 || k.planned {
 						k.state = queue.StateRetrying
 					}
 				default:

@@ -52,7 +52,9 @@ type item struct {
 	due      time.Time
 	accepted time.Time
 	batch    []uint64    // tried together and to be tried together again
-	byHand   bool        // made due by hand, or by a replay, since its last scheduled retry
+	byHand   bool        // made due by hand, by a replay, or for the time it was accepted for, since its last scheduled retry
+	planned  bool        // accepted for a time, and not tried or made due since
+	late     bool        // accepted for a time: its retries come before older first attempts, and behind batches that begin before it
 	replay   bool        // made due by a replay and not delivered or dead since
 	was      queue.State // before the replay; "" when it made the delivery
 	wasDue   time.Time   // then
@@ -141,10 +143,16 @@ func (w *world) accept() {
 		var lanes []queue.Lane
 		s := submission(w.rnd.IntN(4))
 		w.keys = append(w.keys, s.Resource)
+		if w.rnd.IntN(4) == 0 {
+			s.Due = time.Now().Add(time.Duration(w.rnd.IntN(600)-100) * time.Second)
+		}
 		for l := range 6 {
 			if w.rnd.IntN(2) == 0 {
 				lanes = append(lanes, laneOf(l))
 				i := &item{id: queue.DeliveryID{Seq: w.seq, Lane: laneOf(l)}, key: s.Resource, state: queue.StatePending, accepted: time.Now()}
+				if s.Due.After(i.accepted) {
+					i.state, i.due, i.byHand, i.planned, i.late = queue.StateRetrying, s.Due, true, true, true
+				}
 				w.items = append(w.items, i)
 				w.byID[i.id] = i
 			}
@@ -250,6 +258,9 @@ func (w *world) inOrder(c *queue.Claim, x *item, s *shape, together []uint64) {
 		if o.state == queue.StateDelivering && o.leasedIn == s && (x.id.Seq > s.since || o.id.Seq > s.since) && !o.doomed {
 			w.r.t.Fatalf("%+v was claimed while %+v is leased (%+v)", x, o, s)
 		}
+		if x.late && o.state == queue.StatePending || o.late && o.id.Seq > together[0] {
+			continue
+		}
 		if !x.loose() && o.id.Seq < x.id.Seq && o.unfinished() && !o.loose() && o.id.Seq > s.since {
 			w.r.t.Fatalf("%+v was claimed before %+v (%+v)", x, o, s)
 		}
@@ -290,6 +301,7 @@ func (w *world) settled(s *queue.Settlement, c queue.Claim, x *item) {
 	if s.Attempt != nil {
 		x.attempts++
 	}
+	x.planned = x.planned && s.State == queue.StatePending
 	doomed := x.doomed
 	x.doomed = false
 	switch {
@@ -336,6 +348,7 @@ func (w *world) retryByHand() {
 	if x.state != queue.StatePending && x.state != queue.StateDelivering {
 		w.apart(x)
 		x.state, x.retries, x.due, x.byHand, x.replay = queue.StateRetrying, 0, time.Now(), true, false
+		x.planned = false
 	}
 }
 

@@ -93,7 +93,7 @@ func (w *world) replayable(p *replaying, seq uint64) *item {
 	case x == nil:
 		x = &item{id: queue.DeliveryID{Seq: seq, Lane: p.Lane}, key: w.keys[seq-1], extra: true}
 		w.items, w.byID[x.id] = append(w.items, x), x
-	case x.state == queue.StatePending, x.state == queue.StateDelivering, x.waitsReplay(), x.state == queue.StateDelivered && p.Failed:
+	case x.state == queue.StatePending, x.state == queue.StateDelivering, x.planned && x.unfinished(), x.waitsReplay(), x.state == queue.StateDelivered && p.Failed:
 		return nil
 	}
 	return x
