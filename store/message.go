@@ -45,7 +45,8 @@ type Sent struct {
 
 // MessageError says that a message cannot be sent as it is.
 type MessageError struct {
-	// Field is the member of the request that is wrong, and Detail says what would be right, without the name of the field before it.
+	// Field is the member of the request that is wrong: its name, or its JSON pointer (RFC 6901) when it is nested. Detail says what would
+	// be right, without the name of the field before it.
 	Field, Detail string
 	// Missing: what the field names is not there.
 	Missing bool
@@ -75,8 +76,9 @@ type MessageView struct {
 	CreatedAt          time.Time
 	// SendAt is zero when it was sent at once, ExpiresAt when it is given up.
 	SendAt, ExpiresAt time.Time
-	Status            MessageStatus
-	// Reason is why it failed.
+	// Status was reached At, and Reason is why it failed.
+	Status MessageStatus
+	At     time.Time
 	Reason string
 	// Queued, Sent and Failed count its devices.
 	Queued, Sent, Failed int

@@ -4,7 +4,8 @@ import "time"
 
 // Notification is what is to be shown, or handed to the app, on devices.
 type Notification struct {
-	// Title and Text are by language tag (BCP 47), in lower case; both may be empty for a silent one.
+	// Title and Text are by language tag (BCP 47), in lower case; both may be empty for a silent one. A text under "" is the one for
+	// all languages, and alone in its map; then the other is empty or has one under "" alone, too.
 	Title, Text map[string]string
 	// ForceLocale is the language of everybody; "" means that of each device.
 	ForceLocale string

@@ -128,7 +128,7 @@ func (c *call) actFor(own store.Account, admin bool) *problem {
 		return newProblem(forbidden, "only a token with the scope admin may act for another account, as the %s header asks", accountHeader)
 	}
 	unknown := newProblem(notFound, "there is no account %s, which the %s header names", show(values[0]), accountHeader)
-	if checkAccountID(values[0]) != nil {
+	if checkChosenID(values[0]) != nil {
 		return unknown
 	}
 	account, err := c.api.store.Account(c.r.Context(), values[0])
@@ -206,8 +206,8 @@ func (l *limiter) evict(now time.Time) {
 	}
 }
 
-// checkAccountID says what is wrong with the id of an account.
-func checkAccountID(id string) error {
+// checkChosenID says what is wrong with an id that its owner chooses: of an account, or of an implementation.
+func checkChosenID(id string) error {
 	if id == "" || len(id) > 64 {
 		return errors.New("must have 1 to 64 characters")
 	}

@@ -27,7 +27,7 @@ func (a *API) listAccounts(c *call) error {
 	q := c.r.URL.Query()
 	limit, after := limitOf(q, &fs, 0), q.Get("after")
 	if after != "" {
-		if err := checkAccountID(after); err != nil {
+		if err := checkChosenID(after); err != nil {
 			fs.add("after", "must be the id of an account")
 		}
 	}
@@ -54,7 +54,7 @@ func (a *API) createAccount(c *call) error {
 	case absent, null:
 		f.fault("id", "is needed: the account's name in calls, such as shop-1")
 	case given:
-		if err := checkAccountID(id); err != nil {
+		if err := checkChosenID(id); err != nil {
 			f.fault("id", "%s", err.Error())
 		}
 	case wrong:
@@ -130,9 +130,16 @@ func (a *API) deleteAccount(c *call) error {
 	if id == store.DefaultAccount {
 		return newProblem(conflict, "the account %s cannot be deleted", id)
 	}
+	implementations, err := a.store.Implementations(c.r.Context(), id, "", maxImplementations)
+	if err != nil {
+		return err
+	}
 	gone, err := a.store.DeleteAccount(c.r.Context(), id)
 	if err != nil {
 		return err
+	}
+	for _, i := range implementations {
+		a.notifier.Changed(id, i.ID, allLanes(i))
 	}
 	a.dropLanes(c.r.Context(), gone)
 	return c.empty()

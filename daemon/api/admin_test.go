@@ -111,10 +111,10 @@ func TestTokens(t *testing.T) {
 		t.Errorf("the token: %d %s", w.Code, w.Body)
 	}
 	all := b.request(http.MethodGet, "/tokens", "adm", "")
-	if n := len(wantJSON[[]jsonObject](t, all, 200)); n != 9 || strings.Contains(all.Body.String(), "hrld_") || strings.Contains(all.Body.String(), "token\"") {
+	if n := len(wantJSON[[]jsonObject](t, all, 200)); n != 10 || strings.Contains(all.Body.String(), "hrld_") || strings.Contains(all.Body.String(), "token\"") {
 		t.Errorf("%d listed: %s", n, all.Body)
 	}
-	if n := len(wantJSON[[]jsonObject](t, b.request(http.MethodGet, "/tokens", "adm", "", "Herald-Account", "acme"), 200)); n != 6 {
+	if n := len(wantJSON[[]jsonObject](t, b.request(http.MethodGet, "/tokens", "adm", "", "Herald-Account", "acme"), 200)); n != 7 {
 		t.Errorf("%d listed of acme", n)
 	}
 	wantProblem(t, b.request(http.MethodDelete, "/tokens/"+id, "adm", "", "Herald-Account", "other"), 404)

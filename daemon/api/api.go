@@ -48,6 +48,11 @@ type Options struct {
 	// Status tells how pushes to a subscription go, and false when nothing is known of it because none has
 	// been under way. It must be quick. Nil knows nothing.
 	Status func(store.SubscriptionID) (LaneStatus, bool)
+	// Notifier sends messages to devices; without one, POST /messages answers 503.
+	Notifier Notifier
+	// Subject is what VAPID tokens name where an implementation names nothing (RFC 8292, section 2.1): a mailto: or https: URI under
+	// which push services reach the operator. It must be quick. Nil, or "", has implementations name their own.
+	Subject func() string
 	// Certificates returns the chain of GET /certificates/default as PEM, which is not changed. It must be quick. Nil
 	// makes it empty.
 	Certificates func() []byte
@@ -86,6 +91,10 @@ type Settings struct {
 	// Policy is the configured delivery policy of subscriptions that do not set their own. Of it the API
 	// needs MaxConcurrency, DisableAfter and OnDisabled; with zero members they are not told, never, and hold.
 	Policy store.DeliveryPolicy
+	// FCMTokenOrigin is the origin (https://host) of a token endpoint that service accounts may name beside Google's; "" for none.
+	FCMTokenOrigin string
+	// SendAhead is how far ahead a message may be scheduled; 0 means seven days.
+	SendAhead time.Duration
 	// AdminMoved takes health and metrics off Handler, because AdminHandler is served elsewhere.
 	AdminMoved bool
 }
@@ -93,6 +102,7 @@ type Settings struct {
 const (
 	defaultBodyBytes    = 16 << 20
 	defaultPayloadBytes = 1 << 20
+	defaultSendAhead    = 7 * 24 * time.Hour
 )
 
 // complete checks the settings and fills in the defaults.
@@ -103,7 +113,12 @@ func (s Settings) complete() (*Settings, error) {
 	if s.PayloadBytes == 0 {
 		s.PayloadBytes = min(defaultPayloadBytes, s.BodyBytes)
 	}
+	if s.SendAhead == 0 {
+		s.SendAhead = defaultSendAhead
+	}
 	switch {
+	case s.SendAhead < 0:
+		return nil, fmt.Errorf("messages scheduled %s ahead is not a limit", s.SendAhead)
 	case s.BodyBytes < 0 || s.BodyBytes > math.MaxInt32:
 		return nil, fmt.Errorf("a body limit of %d bytes is not between 1 and %d", s.BodyBytes, math.MaxInt32)
 	case s.PayloadBytes < 0 || s.PayloadBytes > s.BodyBytes:
@@ -132,6 +147,8 @@ type API struct {
 	gatherer    prometheus.Gatherer
 	now         func() time.Time
 	origin      func() string
+	notifier    Notifier
+	subject     func() string
 
 	certificates func() []byte
 	decoding     chan struct{} // holds a value while a PKCS #12 file is read
@@ -159,7 +176,7 @@ func New(o Options) (*API, error) {
 		store: o.Store, queue: o.Queue, version: o.Version, description: describe(o.Version),
 		checkURL: o.CheckURL, changed: o.Changed, operational: o.Operational, status: o.Status, ready: o.Ready,
 		logger: o.Logger, gatherer: o.Gatherer, now: o.Now,
-		certificates: o.Certificates, decoding: make(chan struct{}, 1), origin: o.Origin,
+		certificates: o.Certificates, decoding: make(chan struct{}, 1), origin: o.Origin, notifier: o.Notifier, subject: o.Subject,
 		outage: rate.Sometimes{Interval: time.Second},
 	}
 	a.settings.Store(s)
@@ -177,6 +194,12 @@ func New(o Options) (*API, error) {
 	}
 	if a.origin == nil {
 		a.origin = func() string { return "" }
+	}
+	if a.notifier == nil {
+		a.notifier = noNotifier{}
+	}
+	if a.subject == nil {
+		a.subject = func() string { return "" }
 	}
 	if a.certificates == nil {
 		a.certificates = func() []byte { return nil }

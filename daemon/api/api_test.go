@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,13 +42,14 @@ type bed struct {
 	live    map[store.SubscriptionID]LaneStatus
 	notYet  error
 	now     time.Time
+	mail    *memNotifier
 }
 
 func hashOf(token string) store.TokenHash { return sha256.Sum256([]byte(token)) }
 
 func newBed(t testing.TB, settings ...Settings) *bed {
 	t.Helper()
-	b := &bed{t: t, store: newMemStore(), queue: newMemQueue(), reg: prometheus.NewRegistry(), now: testNow}
+	b := &bed{t: t, store: newMemStore(), queue: newMemQueue(), reg: prometheus.NewRegistry(), now: testNow, mail: &memNotifier{}}
 	b.store.accounts["acme"] = store.Account{ID: "acme", Name: "Acme", CreatedAt: testNow}
 	b.store.accounts["other"] = store.Account{ID: "other", CreatedAt: testNow}
 	b.store.accounts["frozen"] = store.Account{ID: "frozen", Suspended: true, CreatedAt: testNow}
@@ -59,6 +61,7 @@ func newBed(t testing.TB, settings ...Settings) *bed {
 		{"sub", "acme", []store.Scope{store.ScopeSubscribe}},
 		{"both", "acme", []store.Scope{store.ScopePublish, store.ScopeSubscribe}},
 		{"dev", "acme", []store.Scope{store.ScopeDevices}},
+		{"snd", "acme", []store.Scope{store.ScopeSend}},
 		{"adm", "default", []store.Scope{store.ScopeAdmin}},
 		{"alien", "other", []store.Scope{store.ScopePublish, store.ScopeSubscribe}},
 		{"ice", "frozen", []store.Scope{store.ScopePublish, store.ScopeSubscribe}},
@@ -84,7 +87,8 @@ func newBed(t testing.TB, settings ...Settings) *bed {
 			defer b.mu.Unlock()
 			return b.now
 		},
-		Ready: func() error { return b.notYet },
+		Ready:    func() error { return b.notYet },
+		Notifier: b.mail,
 		CheckURL: func(u *url.URL) error {
 			if u.Hostname() == "127.0.0.1" {
 				return errors.New("127.0.0.1 is a loopback address; egress.allow_networks opens it")
@@ -242,7 +246,7 @@ func everyRoute(a *API) (list []struct {
 ) {
 	fill := strings.NewReplacer("{account}", "acme", "{token}", "tok_x", "{type}", "project", "{id}", "proj1",
 		"{subscription}", "01234567-89ab-7def-8123-456789abcdef", "{event}", "e1",
-		"{delivery}", queue.DeliveryID{Seq: 1}.String())
+		"{delivery}", queue.DeliveryID{Seq: 1}.String(), "{implementation}", "app", "{message}", "web", "{contact}", "c", "{device}", store.DeviceID{1}.String())
 	for _, r := range append(a.routes(), a.adminRoutes()...) {
 		for _, e := range r.endpoints {
 			list = append(list, struct {
@@ -257,6 +261,7 @@ func everyRoute(a *API) (list []struct {
 func TestEveryRouteRefusesInTheProblemForm(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
+	b.newApp("app")
 	for _, r := range everyRoute(b.api) {
 		name := r.endpoint.method + " " + r.path
 		if r.endpoint.open {
@@ -276,7 +281,11 @@ func TestEveryRouteRefusesInTheProblemForm(t *testing.T) {
 			}
 			wantProblem(t, b.request(r.endpoint.method, r.path, "nonsense", ""), http.StatusUnauthorized)
 			wantProblem(t, b.request(r.endpoint.method, r.path, "old", ""), http.StatusUnauthorized, "expired")
-			wantProblem(t, b.request(r.endpoint.method, r.path, "dev", ""), http.StatusForbidden, string(r.endpoint.scopes[0]))
+			other := "dev"
+			if slices.Contains(r.endpoint.scopes, store.ScopeDevices) {
+				other = "sub"
+			}
+			wantProblem(t, b.request(r.endpoint.method, r.path, other, ""), http.StatusForbidden, string(r.endpoint.scopes[0]))
 			wantProblem(t, b.request(r.endpoint.method, r.path, "ice", ""), http.StatusForbidden, "suspended")
 			wantProblem(t, b.request(r.endpoint.method, r.path+"?frobnicate=1", "adm", ""), http.StatusBadRequest, "frobnicate")
 			p := wantProblem(t, b.request(r.endpoint.method, r.path+"?token=hunter2%zz", "adm", ""), http.StatusBadRequest)

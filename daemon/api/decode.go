@@ -122,27 +122,38 @@ const (
 
 // parse reads c.body as one JSON value. Members of it that are objects and have one of the names given, in
 // lower case, keep their text.
-func (c *call) parse(verbatim ...string) (*node, error) {
+func (c *call) parse(verbatim ...string) (*node, error) { return c.parseUpTo(maxNodes, verbatim...) }
+
+// parseUpTo is parse for a body that may hold another number of values.
+func (c *call) parseUpTo(budget int, verbatim ...string) (*node, error) {
 	c.decoder.Reset(&c.body)
 	body := c.body.Bytes()
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, newProblem(badRequest, "the body is empty; JSON is needed")
 	}
-	budget := maxNodes
+	most := budget
 	n, err := readNode(c.decoder, &budget)
+	if budget < 0 {
+		err = newProblem(badRequest, "the body holds more than %d values", most)
+	}
 	if err == nil {
 		err = atEnd(c.decoder, body)
 	}
 	if err != nil {
 		return nil, explain(body, err)
 	}
+	n.keep(body, verbatim)
+	return &n, nil
+}
+
+// keep has members that are objects, and have one of the names, keep their text.
+func (n *node) keep(body []byte, names []string) {
 	for i := range n.members {
 		m := &n.members[i]
-		if m.value.kind == jsontext.KindBeginObject && slices.Contains(verbatim, fold(m.name)) {
+		if m.value.kind == jsontext.KindBeginObject && slices.Contains(names, fold(m.name)) {
 			m.value.text = string(body[m.value.from:m.value.to]) // a copy: the body is another call's soon
 		}
 	}
-	return &n, nil
 }
 
 // atEnd makes sure that nothing follows the value read.

@@ -20,6 +20,7 @@ type kind uint8
 
 const (
 	badRequest kind = iota
+	notRegistered
 	unauthorized
 	forbidden
 	suspended
@@ -40,6 +41,7 @@ var catalogue = [...]struct {
 	title  string
 }{
 	badRequest:       {http.StatusBadRequest, "Bad request"},
+	notRegistered:    {http.StatusBadRequest, "error occured"}, // the published spelling
 	unauthorized:     {http.StatusUnauthorized, "Not authenticated"},
 	forbidden:        {http.StatusForbidden, "Not allowed"},
 	suspended:        {http.StatusForbidden, "Account suspended"},

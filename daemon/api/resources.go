@@ -174,13 +174,16 @@ func (c *call) parseResources() ([]store.Resource, error) {
 	return rs, fs.err()
 }
 
-// needed takes a string that has to be there and pass the check.
+// needed takes a string that has to be there and pass the check; nil lets all pass.
 func (f *fields) needed(name string, check func(string) error) string {
 	s, p := f.text(name)
 	switch p {
 	case absent, null:
 		f.fault(name, "is needed")
 	case given:
+		if check == nil {
+			break
+		}
 		if err := check(s); err != nil {
 			f.fault(name, "%s", err.Error())
 		}

@@ -50,6 +50,9 @@ func (a *API) routes() []route {
 	publish := []store.Scope{store.ScopePublish}
 	subscribe := []store.Scope{store.ScopeSubscribe}
 	read := []store.Scope{store.ScopePublish, store.ScopeSubscribe}
+	devices := []store.Scope{store.ScopeDevices}
+	send := []store.Scope{store.ScopeSend}
+	readDevices := []store.Scope{store.ScopeDevices, store.ScopeSend}
 	page := []string{"limit", "after"}
 	get, post, put, patch, del := http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
 	return []route{
@@ -112,6 +115,30 @@ func (a *API) routes() []route {
 		{"/subscriptions/{subscription}/replays/{replay}", []*endpoint{
 			{method: get, scopes: subscribe, do: a.readReplay},
 			{method: del, scopes: subscribe, do: a.cancelReplay},
+		}},
+		{"/implementations", []*endpoint{
+			{method: get, scopes: readDevices, query: page, do: a.listImplementations},
+			{method: post, scopes: send, reads: true, do: a.createImplementation},
+		}},
+		{"/implementations/{implementation}", []*endpoint{
+			{method: get, scopes: readDevices, do: a.readImplementation},
+			{method: patch, scopes: send, reads: true, do: a.patchImplementation},
+			{method: del, scopes: send, do: a.deleteImplementation},
+		}},
+		{"/messages", []*endpoint{{method: post, scopes: send, reads: true, do: a.sendMessage}}},
+		{"/messages/multicast", []*endpoint{{method: post, scopes: send, reads: true, do: a.sendMulticast}}},
+		// What stands after messages is the type of a device where one is registered, and the tracking id of a message where one is read.
+		{"/messages/{message}", []*endpoint{
+			{method: get, scopes: send, query: page, do: a.readMessage},
+			{method: post, scopes: devices, reads: true, do: a.registerDevice},
+		}},
+		{"/contacts/{contact}", []*endpoint{{method: del, scopes: devices, do: a.deleteContact}}},
+		{"/contacts/{contact}/devices", []*endpoint{
+			{method: get, scopes: readDevices, query: append([]string{"implementationId"}, page...), do: a.listDevices},
+		}},
+		{"/devices/{device}", []*endpoint{
+			{method: get, scopes: readDevices, do: a.readDevice},
+			{method: del, scopes: devices, do: a.deleteDevice},
 		}},
 		{"/certificates/default", []*endpoint{{method: get, open: true, do: a.readCertificates}}},
 		{"/openapi.json", []*endpoint{{method: get, open: true, do: a.readOpenAPI}}},

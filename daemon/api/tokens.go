@@ -65,7 +65,7 @@ func (a *API) createToken(c *call) error {
 	t := store.Token{AccountID: c.account.ID, CreatedAt: a.moment()}
 	if id, p := f.text("accountId"); p == given {
 		t.AccountID = id
-		if err := checkAccountID(id); err != nil {
+		if err := checkChosenID(id); err != nil {
 			f.fault("accountId", "%s", err.Error())
 		}
 	}

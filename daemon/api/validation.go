@@ -128,7 +128,7 @@ func (a *API) confirmSubscription(c *call) error {
 		return err
 	}
 	s, err := a.store.Subscription(c.r.Context(), id)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || err == nil && s.Role != store.RoleNone {
 		return errNoneToConfirm()
 	}
 	if err != nil {
@@ -206,7 +206,7 @@ func (a *API) permitSubscription(c *call) error {
 		return fs.err()
 	}
 	s, err := a.store.Subscription(c.r.Context(), id)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || err == nil && s.Role != store.RoleNone {
 		return errNoneToConfirm()
 	}
 	if err != nil {
