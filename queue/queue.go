@@ -118,9 +118,17 @@ type Queue interface {
 	// Events lists retained events, newest first.
 	Events(ctx context.Context, f EventFilter) ([]*Event, error)
 
+	// EventsFrom returns the events with the numbers seq to seq+n-1 that are retained and the account's ("" means any
+	// account), in the order of their numbers. It reads them together: a thousand cost little more than a few.
+	EventsFrom(ctx context.Context, accountID string, seq uint64, n int) ([]*Event, error)
+
 	// Delivery returns one delivery of the account ("" means any account) with its attempts as far as
 	// they are retained, oldest first, or ErrNotFound.
 	Delivery(ctx context.Context, accountID string, id DeliveryID) (*Delivery, []Attempt, error)
+
+	// DeliveriesFrom returns the deliveries of the events that EventsFrom would return, in the order of the events' numbers, one
+	// for each lane of an event; none is StateHeld. It reads them together, too, and not their attempts.
+	DeliveriesFrom(ctx context.Context, accountID string, seq uint64, n int) ([]*Delivery, error)
 
 	// Deliveries lists deliveries, newest event first.
 	Deliveries(ctx context.Context, f DeliveryFilter) ([]*Delivery, error)

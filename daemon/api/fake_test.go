@@ -444,7 +444,7 @@ func (q *memQueue) Accept(_ context.Context, subs []queue.Submission) ([]queue.R
 			continue
 		}
 		e := subs[i].Event
-		e.ID = receipts[i].ID
+		e.Seq, e.ID = uint64(len(q.events))+1, receipts[i].ID
 		e.AcceptedAt = testNow
 		q.digests[e.AccountID+"\x00"+e.ID] = subs[i].Digest
 		q.events = append(q.events, &e)
@@ -588,6 +588,37 @@ func (q *memQueue) Events(_ context.Context, f queue.EventFilter) ([]*queue.Even
 	}
 	if !on {
 		return nil, queue.ErrNotFound
+	}
+	return out, nil
+}
+
+func (q *memQueue) EventsFrom(_ context.Context, account string, seq uint64, n int) ([]*queue.Event, error) {
+	unlock, err := q.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	var out []*queue.Event
+	for _, e := range q.events {
+		if e.Seq >= seq && e.Seq-seq < uint64(n) && (account == "" || e.AccountID == account) {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+func (q *memQueue) DeliveriesFrom(_ context.Context, account string, seq uint64, n int) ([]*queue.Delivery, error) {
+	unlock, err := q.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	var out []*queue.Delivery
+	for _, d := range q.deliveries {
+		if d.ID.Seq >= seq && d.ID.Seq-seq < uint64(n) && (account == "" || d.AccountID == account) {
+			c := *d
+			out = append(out, &c)
+		}
 	}
 	return out, nil
 }

@@ -98,3 +98,46 @@ func BenchmarkFanOut(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkFrom reads the deliveries of 10,000 events, as many of each state, in pages of 1000.
+func BenchmarkFrom(b *testing.B) {
+	const events, page = 10_000, 1000
+	q := running(b, Options{NoPace: true})
+	for from := 0; from < events; from += page {
+		subs := make([]queue.Submission, page)
+		for i := range subs {
+			subs[i] = event(i, queue.Lane{1})
+			subs[i].Data = make([]byte, 1024)
+			if i%4 == 0 {
+				subs[i].Due = time.Now().Add(time.Hour)
+			}
+		}
+		if _, err := q.Accept(b.Context(), subs); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for n := 0; n < events/2; {
+		claims := claimAll(b, q, 1000)
+		for i, c := range claims {
+			s := done(c)
+			if i%2 == 0 {
+				s.State, s.Reason = queue.StateDead, queue.ReasonRejected
+			}
+			q.Settle(s)
+		}
+		n += len(claims)
+	}
+	for b.Loop() {
+		n := 0
+		for from := uint64(1); from <= events; from += page {
+			list, err := q.DeliveriesFrom(b.Context(), "a", from, page)
+			if err != nil {
+				b.Fatal(err)
+			}
+			n += len(list)
+		}
+		if n != events {
+			b.Fatalf("%d deliveries", n)
+		}
+	}
+}

@@ -13,6 +13,8 @@ func listScenarios() []scenario {
 		{"ListEvents", listEvents},
 		{"ListDeliveries", listDeliveries},
 		{"ListDeliveriesInPages", listPages},
+		{"ReadFromANumber", readFrom},
+		{"ReadKeptFromANumber", readKeptFrom},
 	}
 }
 
@@ -207,6 +209,149 @@ func listPages(r *rig) {
 			if len(seen) != want {
 				r.t.Fatalf("%q by %d: %d deliveries, want %d", state, limit, len(seen), want)
 			}
+		}
+	}
+}
+
+// from reads events and deliveries of the account from a number on, and checks that they are what is read one by one. It returns
+// the numbers of the events, and how many deliveries there are.
+func (r *rig) from(accountID string, seq uint64, n int) (seqs []uint64, deliveries int) {
+	r.t.Helper()
+	events, err := r.q.EventsFrom(r.t.Context(), accountID, seq, n)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	byID := map[string]*queue.Event{}
+	for _, ev := range events {
+		one, err := r.q.Event(r.t.Context(), ev.AccountID, ev.ID)
+		if err != nil || one.Seq != ev.Seq || one.Type != ev.Type || string(one.Data) != string(ev.Data) || !one.AcceptedAt.Equal(ev.AcceptedAt) {
+			r.t.Fatalf("event %d is %+v; alone it is %+v (%v)", ev.Seq, ev, one, err)
+		}
+		if accountID != "" && ev.AccountID != accountID {
+			r.t.Fatalf("event %d is of %s", ev.Seq, ev.AccountID)
+		}
+		byID[ev.ID] = ev
+		seqs = append(seqs, ev.Seq)
+	}
+	list, err := r.q.DeliveriesFrom(r.t.Context(), accountID, seq, n)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for i, d := range list {
+		if i > 0 && d.ID.Seq < list[i-1].ID.Seq {
+			r.t.Fatalf("%d after %d", d.ID.Seq, list[i-1].ID.Seq)
+		}
+		if ev := byID[d.EventID]; ev == nil || ev.Seq != d.ID.Seq {
+			r.t.Fatalf("%+v is of event %+v", d, ev)
+		}
+		if one, _, err := r.q.Delivery(r.t.Context(), accountID, d.ID); err != nil || *one != *d {
+			r.t.Fatalf("%+v is alone %+v (%v)", d, one, err)
+		}
+	}
+	return seqs, len(list)
+}
+
+func readFrom(r *rig) {
+	const n = 90
+	for from := 0; from < n; from += 10 {
+		var subs []queue.Submission
+		for i := from; i < from+10; i++ {
+			s := submission(i, laneOf(i%3))
+			switch i % 9 {
+			case 0:
+				s.Lanes = append(s.Lanes, laneOf(1), laneOf(2))
+			case 1:
+				s.Lanes = nil
+			case 2:
+				s.AccountID = "other"
+			case 3:
+				s.Due = time.Now().Add(time.Hour)
+			}
+			subs = append(subs, s)
+		}
+		r.accept(subs...)
+	}
+	var ss []queue.Settlement
+	for i, c := range r.claim(60) {
+		switch i % 5 {
+		case 0:
+			ss = append(ss, retrying(c, time.Hour))
+		case 1:
+			ss = append(ss, dead(c))
+		case 2, 3:
+			ss = append(ss, delivered(c))
+		}
+	}
+	r.settle(ss...)
+	r.step()
+	if err := r.q.DropLane(r.t.Context(), laneOf(2)); err != nil {
+		r.t.Fatal(err)
+	}
+	// Deliveries that only a replay has made.
+	r.startReplay(queue.Replay{Lane: laneOf(7)})
+	if _, got, err := r.q.AdvanceReplay(r.t.Context(), laneOf(7), queue.ReplayStep{Match: all, Limit: 5}); got != 5 || err != nil {
+		r.t.Fatalf("%d were replayed (%v)", got, err)
+	}
+	r.step()
+	for _, c := range []struct {
+		account    string
+		seq        uint64
+		n          int
+		first      uint64
+		events     int
+		deliveries int
+	}{
+		{account, 1, n, 1, 80, 95},
+		{account, 0, n, 1, 80, 95},
+		{account, 1, 1 << 40, 1, 80, 95},
+		{"", 1, n, 1, n, 105},
+		{"other", 1, n, 3, 10, 10},
+		{"nobody", 1, n, 0, 0, 0},
+		{account, 10, 1, 10, 1, 3},
+		{account, 11, 1, 11, 1, 0},
+		{account, 12, 1, 0, 0, 0},
+		{account, 37, 18, 37, 16, 18},
+		{account, 82, 100, 82, 8, 9},
+		{account, n, 5, n, 1, 1},
+		{account, n + 1, 5, 0, 0, 0},
+		{account, 1<<64 - 1, 1 << 62, 0, 0, 0},
+	} {
+		seqs, deliveries := r.from(c.account, c.seq, c.n)
+		if !slices.IsSorted(seqs) || len(seqs) != c.events || deliveries != c.deliveries || len(seqs) > 0 && seqs[0] != c.first {
+			r.t.Errorf("%d from %d of %q: events %v with %d deliveries; want %d from %d with %d", c.n, c.seq, c.account, seqs, deliveries, c.events, c.first, c.deliveries)
+		}
+	}
+	if _, err := r.q.EventsFrom(r.t.Context(), account, 1, 0); err == nil {
+		r.t.Error("no events were asked for")
+	}
+	if _, err := r.q.DeliveriesFrom(r.t.Context(), account, 1, 0); err == nil {
+		r.t.Error("no deliveries were asked for")
+	}
+}
+
+// readKeptFrom reads events that are kept for a dead delivery only, between, before and behind others.
+func readKeptFrom(r *rig) {
+	r.configure(queue.Retention{Events: day, Attempts: 30 * day, Dead: 30 * day})
+	r.accept(submission(1, laneOf(1)), submission(2, laneOf(1)), submission(3, laneOf(1), laneOf(2)))
+	for _, c := range r.claim(4) {
+		if c.Deliveries[0].Seq == 2 {
+			r.settle(delivered(c))
+		} else {
+			r.settle(dead(c))
+		}
+	}
+	time.Sleep(day + 2*time.Hour)
+	settleDown(r)
+	r.accept(submission(4, laneOf(1)), submission(5, laneOf(2)))
+	r.step()
+	for _, c := range []struct {
+		seq        uint64
+		n          int
+		want       []uint64
+		deliveries int
+	}{{1, 5, []uint64{1, 3, 4, 5}, 5}, {2, 2, []uint64{3}, 2}, {2, 1, nil, 0}, {3, 2, []uint64{3, 4}, 3}} {
+		if seqs, deliveries := r.from(account, c.seq, c.n); !slices.Equal(seqs, c.want) || deliveries != c.deliveries {
+			r.t.Errorf("%d from %d: %v with %d deliveries, want %v with %d", c.n, c.seq, seqs, deliveries, c.want, c.deliveries)
 		}
 	}
 }
