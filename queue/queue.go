@@ -282,7 +282,8 @@ type Settlement struct {
 	// Due is when retrying deliveries are due again.
 	Due time.Time
 	// Dissolve makes retrying deliveries that were tried together come one by one from now on. It uses up no retry of
-	// their schedule: it was not them that failed, but their number.
+	// their schedule: it was not them that failed, but their number. Nor does it for a delivery that was tried alone, with
+	// which nothing was wrong either.
 	Dissolve bool
 	// Reason is a short word why deliveries are dead or discarded.
 	Reason string
@@ -363,6 +364,8 @@ type Delivery struct {
 type EventFilter struct {
 	// AccountID is required; "" means every account.
 	AccountID string
+	// Without leaves out the events whose type begins with it; "" leaves out none.
+	Without string
 	// After is the id of the last event of the page before; "" begins with the newest. An id that is
 	// not there is ErrNotFound.
 	After string
@@ -378,6 +381,8 @@ type DeliveryFilter struct {
 	State     State
 	// Reason selects dead and discarded deliveries by why they are.
 	Reason string
+	// Without leaves out the deliveries of events whose type begins with it; "" leaves out none.
+	Without string
 	// Since: only events accepted at this time or later.
 	Since time.Time
 	// After is the last delivery of the page before.

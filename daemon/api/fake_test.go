@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -579,7 +580,7 @@ func (q *memQueue) Events(_ context.Context, f queue.EventFilter) ([]*queue.Even
 	on := f.After == ""
 	for _, e := range slices.Backward(q.events) {
 		switch {
-		case f.AccountID != "" && e.AccountID != f.AccountID:
+		case f.AccountID != "" && e.AccountID != f.AccountID, f.Without != "" && strings.HasPrefix(e.Type, f.Without):
 		case !on:
 			on = e.ID == f.After
 		case len(out) < f.Limit:
@@ -652,7 +653,7 @@ func (q *memQueue) Deliveries(_ context.Context, f queue.DeliveryFilter) ([]*que
 		}
 		switch {
 		case f.AccountID != "" && c.AccountID != f.AccountID, f.Lane != (queue.Lane{}) && c.ID.Lane != f.Lane,
-			f.EventID != "" && c.EventID != f.EventID, f.State != "" && c.State != f.State, f.Reason != "" && c.Reason != f.Reason,
+			f.EventID != "" && c.EventID != f.EventID, f.State != "" && c.State != f.State, f.Reason != "" && c.Reason != f.Reason, f.Without != "" && strings.HasPrefix(c.EventType, f.Without),
 			!f.Since.IsZero() && c.AcceptedAt.Before(f.Since):
 		case !on:
 			on = c.ID == f.After

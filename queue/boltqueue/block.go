@@ -1,6 +1,7 @@
 package boltqueue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -338,6 +339,21 @@ func (b *block) targets(i int) ([]uint32, error) {
 		l.loaded = true
 	}
 	return b.lanes[l.start : l.start+l.n], nil
+}
+
+// leftOut says whether the type of event i begins with what is not wanted; "" leaves out none.
+func (b *block) leftOut(i int, without string) (bool, error) {
+	if without == "" {
+		return false, nil
+	}
+	e := &b.events[i]
+	d := decoder{b: b.records[e.at:e.end]}
+	d.bytes(d.count()) // the id
+	kind := d.bytes(d.count())
+	if d.err != nil {
+		return false, fmt.Errorf("block %d: event %d: %w", b.first, b.first+uint64(i), d.err)
+	}
+	return bytes.HasPrefix(kind, []byte(without)), nil
 }
 
 // event decodes event i, copied out of the transaction.

@@ -107,6 +107,9 @@ func (q *Queue) Events(ctx context.Context, f queue.EventFilter) ([]*queue.Event
 		if f.AccountID != "" && string(b.accounts[b.events[i].account]) != f.AccountID {
 			return true, nil
 		}
+		if out, err := b.leftOut(i, f.Without); out || err != nil {
+			return true, err
+		}
 		ev, err := b.event(i)
 		if err != nil {
 			return false, err
@@ -428,6 +431,9 @@ func (x *deliveryList) visit(s *scan, b *block, i int) (more bool, err error) {
 	account := b.accounts[b.events[i].account]
 	if x.f.AccountID != "" && string(account) != x.f.AccountID {
 		return true, nil
+	}
+	if out, err := b.leftOut(i, x.f.Without); out || err != nil {
+		return true, err
 	}
 	targets, err := b.targets(i)
 	if err != nil {

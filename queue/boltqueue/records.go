@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -206,7 +207,7 @@ func (r *recordReader) take(seq uint64, n uint32, f fate) (more bool, err error)
 	if ev.AcceptedAt.UnixMilli() < x.since() {
 		return false, nil
 	}
-	if x.f.AccountID != "" && ev.AccountID != x.f.AccountID {
+	if x.f.AccountID != "" && ev.AccountID != x.f.AccountID || x.f.Without != "" && strings.HasPrefix(ev.Type, x.f.Without) {
 		return true, nil
 	}
 	return x.take(describeAt(seq, l, ev, f, stands)), nil

@@ -3,6 +3,7 @@ package queuetest
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"herald/queue"
@@ -13,6 +14,7 @@ func listScenarios() []scenario {
 		{"ListEvents", listEvents},
 		{"ListDeliveries", listDeliveries},
 		{"ListDeliveriesInPages", listPages},
+		{"ListWithoutATypeOfEvents", listWithout},
 		{"ReadFromANumber", readFrom},
 		{"ReadKeptFromANumber", readKeptFrom},
 	}
@@ -210,6 +212,126 @@ func listPages(r *rig) {
 				r.t.Fatalf("%q by %d: %d deliveries, want %d", state, limit, len(seen), want)
 			}
 		}
+	}
+}
+
+// listWithout has events that are left out, alone and in runs, in every state, retained and kept.
+func listWithout(r *rig) {
+	const n = 60
+	r.configure(queue.Retention{Events: day, Attempts: 30 * day, Dead: 30 * day})
+	hidden := func(seq uint64) bool { return seq%4 != 1 }
+	next := uint64(1)
+	accept := func(n int) {
+		var subs []queue.Submission
+		for range n {
+			s := submission(int(next), laneOf(1), laneOf(2)) //nolint:gosec // small
+			if s.Type = "herald.notice"; hidden(next) {
+				s.Type = "herald.notification.fcm"
+			}
+			if next == 5 || next == 6 {
+				s.ID = fmt.Sprint("five or six: ", next)
+			}
+			subs = append(subs, s)
+			next++
+		}
+		r.accept(subs...)
+	}
+	settle := func(n int) {
+		var ss []queue.Settlement
+		for i, c := range r.claim(n) {
+			ss = append(ss, []queue.Settlement{dead(c), retrying(c, 5*time.Hour), delivered(c)}[i%3])
+		}
+		r.settle(ss...)
+	}
+	accept(20)
+	settle(40)
+	time.Sleep(day + 2*time.Hour)
+	settleDown(r)
+	accept(n - 20)
+	settle(60)
+	r.step()
+	r.claim(5)
+	for _, without := range []string{"herald.notification.", "herald.notification.fcm", "herald.notification.fcm.", "herald.", "x", ""} {
+		out := func(kind string) bool { return without != "" && strings.HasPrefix(kind, without) }
+		for _, limit := range []int{1, 7, 1000} {
+			r.sameEvents(queue.EventFilter{AccountID: account, Limit: limit}, without, out)
+			for _, f := range []queue.DeliveryFilter{
+				{},
+				{State: queue.StateDead},
+				{State: queue.StateRetrying},
+				{State: queue.StateDelivered},
+				{State: queue.StatePending},
+				{State: queue.StateDelivering},
+				{Lane: laneOf(1)},
+				{Lane: laneOf(2), State: queue.StateDead},
+				{Lane: laneOf(2), State: queue.StateRetrying},
+				{State: queue.StateHeld, Held: func(l queue.Lane) bool { return l == laneOf(2) }},
+				{EventID: "five or six: 5"},
+				{EventID: "five or six: 6"},
+			} {
+				f.AccountID, f.Limit = account, limit
+				r.sameDeliveries(f, without, out)
+			}
+		}
+	}
+}
+
+// sameEvents checks that a listing without some is, page by page, the listing of all, less those.
+func (r *rig) sameEvents(f queue.EventFilter, without string, out func(kind string) bool) {
+	r.t.Helper()
+	page := func() []*queue.Event {
+		list, err := r.q.Events(r.t.Context(), f)
+		if err != nil || len(list) > f.Limit {
+			r.t.Fatalf("%+v: %d events (%v)", f, len(list), err)
+		}
+		return list
+	}
+	limit := f.Limit
+	f.Limit = 1000
+	var want, got []uint64
+	for _, ev := range page() {
+		if !out(ev.Type) {
+			want = append(want, ev.Seq)
+		}
+	}
+	f.Without, f.Limit = without, limit
+	for list := page(); len(list) > 0; list = page() {
+		for _, ev := range list {
+			got = append(got, ev.Seq)
+		}
+		f.After = list[len(list)-1].ID
+	}
+	if !slices.Equal(got, want) {
+		r.t.Fatalf("%+v: %v, want %v", f, got, want)
+	}
+}
+
+func (r *rig) sameDeliveries(f queue.DeliveryFilter, without string, out func(kind string) bool) {
+	r.t.Helper()
+	page := func() []*queue.Delivery {
+		list, err := r.q.Deliveries(r.t.Context(), f)
+		if err != nil || len(list) > f.Limit {
+			r.t.Fatalf("%+v: %d deliveries (%v)", f, len(list), err)
+		}
+		return list
+	}
+	limit := f.Limit
+	f.Limit = 1000
+	var want, got []queue.DeliveryID
+	for _, d := range page() {
+		if !out(d.EventType) {
+			want = append(want, d.ID)
+		}
+	}
+	f.Without, f.Limit = without, limit
+	for list := page(); len(list) > 0; list = page() {
+		for _, d := range list {
+			got = append(got, d.ID)
+		}
+		f.After = list[len(list)-1].ID
+	}
+	if !slices.Equal(got, want) {
+		r.t.Fatalf("%+v: %v, want %v", f, got, want)
 	}
 }
 

@@ -12,6 +12,7 @@ func settleScenarios() []scenario {
 	return []scenario{
 		{"SettleDelivered", settleDelivered},
 		{"SettleRetrying", settleRetrying},
+		{"SettleForNoFaultOfItsOwn", settleDissolved},
 		{"SettleDeadAndDiscarded", settleDead},
 		{"SettleGivenBack", settleGivenBack},
 		{"SettleWithoutLease", settleWithoutLease},
@@ -80,6 +81,39 @@ func settleRetrying(r *rig) {
 	r.step()
 	r.want(c.Delivery(0), queue.StateDelivered, 5)
 	r.none()
+}
+
+// settleDissolved has deliveries tried alone for whose failure they are not to blame: at the first attempt, and at later ones.
+func settleDissolved(r *rig) {
+	for _, order := range []queue.Order{queue.OrderNone, queue.OrderStrict, queue.OrderKey} {
+		room := ordered(order)
+		r.accept(submission(1, laneOf(1)))
+		attempts, retries := 0, 0
+		for _, dissolve := range []bool{true, true, false, true, false, false, true} {
+			got := r.claimWith(2, room)
+			if len(got) != 1 || got[0].Attempt != attempts+1 || got[0].Retries != retries || len(got[0].Deliveries) != 1 {
+				r.t.Fatalf("after %d attempts and %d retries: claimed %+v", attempts, retries, got)
+			}
+			s := retrying(got[0], time.Minute)
+			s.Dissolve = dissolve
+			r.settle(s)
+			if attempts++; !dissolve {
+				retries++
+			}
+			r.step()
+			r.want(got[0].Delivery(0), queue.StateRetrying, attempts)
+			if got := r.claimWith(1, room); len(got) > 0 {
+				r.t.Fatalf("%+v came before its time", got[0])
+			}
+			time.Sleep(time.Minute)
+		}
+		got := r.claimWith(2, room)
+		if len(got) != 1 || got[0].Attempt != attempts+1 || got[0].Retries != retries {
+			r.t.Fatalf("in the end: %+v", got)
+		}
+		r.settle(delivered(got[0]))
+		r.want(got[0].Delivery(0), queue.StateDelivered, attempts+1)
+	}
 }
 
 func settleDead(r *rig) {
