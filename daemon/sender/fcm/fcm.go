@@ -104,7 +104,7 @@ func New(o Options) (*Sender, error) {
 	if !standin {
 		o.URL = DefaultURL
 	}
-	base, err := url.Parse(strings.TrimRight(o.URL, "/"))
+	base, err := url.Parse(strings.TrimRight(o.URL, "/") + "/") // with the slash JoinPath makes absolute paths of all
 	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" || base.User != nil || base.RawQuery != "" || base.Fragment != "" {
 		return nil, errors.New("fcm sender: the URL must be an absolute http or https URL without user, query and fragment")
 	}
