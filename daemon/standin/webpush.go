@@ -189,10 +189,9 @@ func (s *WebPush) serve(w http.ResponseWriter, r *http.Request) {
 	if !wait(r.Context(), s.options.Latency) {
 		return
 	}
-	var refusal *webpushRefusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*webpushRefusal](err); ok {
 		if refusal.status != http.StatusGone {
-			s.faults.add("%s: %s", m.Endpoint, refusal.text)
+			s.add("%s: %s", m.Endpoint, refusal.text)
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(refusal.status)
@@ -201,12 +200,12 @@ func (s *WebPush) serve(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	if order, ok := s.orders.take(m.Endpoint); ok && order.perform(w, r) {
+	if order, ok := s.take(m.Endpoint); ok && order.perform(w, r) {
 		return
 	}
 	if !s.options.Opaque {
 		if m.Payload, m.Padding, err = webpushDecrypt(b, body); err != nil {
-			s.faults.add("%s: %v", m.Endpoint, err)
+			s.add("%s: %v", m.Endpoint, err)
 		}
 	}
 	s.accepted.Add(1)

@@ -1,6 +1,8 @@
 package webpush
 
 import (
+	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -13,10 +15,13 @@ const (
 	maxFailures = 5
 	minRest     = 10 * time.Second
 	maxRest     = 15 * time.Minute
-	// crowd is how many pushes an origin may leave waiting for as long as an attempt may take. Each beyond waits for no longer
-	// than patience, and when none was answered for that long no more are begun.
+	// crowd is how many pushes an origin may leave waiting for as long as an attempt may take. Those beyond are broken off when it has answered nothing for patience,
+	// and no more are begun. Once it has left one without an answer, it has no more than crowd under way, and one more with each
+	// that it takes: one that answers now and then to seem alive gets no further.
 	crowd    = 16
 	patience = 5 * time.Second
+	// noLimit is more than a lane has under way.
+	noLimit = 1024
 	// trusted is how long a push that an origin took shows that its key is good.
 	trusted = 24 * time.Hour
 )
@@ -41,6 +46,8 @@ type standing struct {
 	underWay int
 	// answered is when it last answered anything, or when the first of those under way began.
 	answered time.Time
+	// limit is how many may be under way; 0 for as many as there are.
+	limit    int
 	failures int
 	// rest is how long it rests this time, until restUntil; 0 when it does not.
 	rest      time.Duration
@@ -53,7 +60,7 @@ type standing struct {
 type pass struct {
 	at    *standing
 	probe bool
-	// hurried: it is one of a crowd, and is to wait for patience at most.
+	// hurried: it is one of a crowd, and to be broken off when the origin answers nothing.
 	hurried bool
 }
 
@@ -92,7 +99,7 @@ func (o *origins) enter(owner, origin string, now time.Time) (p pass, wait time.
 	switch left := s.restUntil.Sub(now); {
 	case s.rest > 0 && left > 0:
 		return pass{}, left
-	case s.rest > 0 && s.probing, s.underWay >= crowd && now.Sub(s.answered) >= patience:
+	case s.rest > 0 && s.probing, s.limit > 0 && s.underWay >= s.limit, s.underWay >= crowd && now.Sub(s.answered) >= patience:
 		return pass{}, minRest
 	}
 	p = pass{at: s, probe: s.rest > 0, hurried: s.underWay >= crowd}
@@ -117,20 +124,55 @@ func (o *origins) leave(p pass, l life, answered bool, now time.Time) (began tim
 	case lifeUnknown:
 	case lifeGood:
 		s.failures, s.rest, s.restUntil = 0, 0, time.Time{}
+		if s.limit > 0 {
+			s.limit = (s.limit + 1) % noLimit
+		}
 	case lifeBad:
 		s.failures++
+		if !answered {
+			s.limit = crowd
+		}
 		// Of the pushes that were under way when the rest began, none makes it longer.
 		if p.probe || s.rest == 0 && s.failures >= maxFailures {
 			s.rest = min(max(2*s.rest, minRest), maxRest)
 			s.restUntil, began = now.Add(s.rest), s.rest
 		}
 	}
-	if s.underWay == 0 && s.failures == 0 {
+	if s.underWay == 0 && s.failures == 0 && s.limit == 0 {
 		if current, ok := o.standings.get(s.key); ok && current == s {
 			o.standings.drop(s.key)
 		}
 	}
 	return began
+}
+
+// errHangs is why a push of a crowd was broken off.
+var errHangs = fmt.Errorf("the origin answers nothing: %w", context.DeadlineExceeded)
+
+// hurry returns the context for a push of a crowd, which ends with errHangs once the origin has answered nothing for patience. done is to be called
+// when the push has ended.
+func (o *origins) hurry(parent context.Context, p pass) (ctx context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	o.mu.Lock() // else look could read its timer before that is known
+	defer o.mu.Unlock()
+	var timer *time.Timer
+	look := func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		left := patience - time.Since(p.at.answered)
+		switch {
+		case ctx.Err() != nil:
+		case left > 0:
+			timer.Reset(left)
+		default:
+			cancel(errHangs)
+		}
+	}
+	timer = time.AfterFunc(patience, look)
+	return ctx, func() {
+		cancel(nil)
+		timer.Stop()
+	}
 }
 
 // took notes that the origin took a push with the key.

@@ -97,8 +97,47 @@ func TestThoseUnderWayMakeNoRestLonger(t *testing.T) {
 		t.Errorf("it rests for %s, begun %d times", wait, began)
 	}
 	o.leave(under[99], lifeGood, true, now) // one of them shows that it works
+	for n := range noLimit - crowd - 1 {
+		p, wait := o.enter("a", "x", now)
+		if wait != 0 || len(o.standings.all) != 1 {
+			t.Fatalf("after %d that it took: it rests for %s", n, wait)
+		}
+		o.leave(p, lifeGood, true, now)
+	}
 	if len(o.standings.all) != 0 {
 		t.Error("something is kept of an origin that works")
+	}
+}
+
+// An origin that answers one now and then does not rest, but does not hold many either.
+func TestOriginThatLeavesSomeWithoutAnswerGetsFew(t *testing.T) {
+	t.Parallel()
+	var o origins
+	now := time.Now()
+	var under []pass
+	fill := func() (n int) {
+		for ; n < 1000; n++ {
+			p, wait := o.enter("a", "x", now)
+			if wait > 0 {
+				break
+			}
+			under = append(under, p)
+		}
+		return n
+	}
+	if n := fill(); n != 1000 {
+		t.Fatalf("%d are begun to one of which nothing is known", n)
+	}
+	for n := range 3000 {
+		l := lifeBad
+		if n%4 == 3 {
+			l = lifeGood
+		}
+		o.leave(under[0], l, l == lifeGood, now)
+		under = under[1:]
+		if fill(); n > 1000 && len(under) > crowd+1 || len(under) < crowd {
+			t.Fatalf("after %d have ended, %d are under way", n, len(under))
+		}
 	}
 }
 
@@ -237,7 +276,7 @@ func TestHangingOriginHoldsUpNobody(t *testing.T) {
 		if reached.Load() != 200 {
 			t.Errorf("%d reached it", reached.Load())
 		}
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		synctest.Wait()
 		// The crowd has given up, and the origin rests.
 		for range 100 {

@@ -142,13 +142,13 @@ func (s *Sender) attempt(ctx context.Context, owner string, key *store.VAPID, p 
 	origin := originOf(u)
 	leave, rest := s.origins.enter(owner, origin, now)
 	if rest > 0 {
-		r := failure(queue.ClassRetry, "the push service "+origin+" failed or did not answer several times in a row; it is not tried for "+rest.Round(time.Second).String())
+		r := failure(queue.ClassRetry, "the push service "+origin+" fails or does not answer; it is not tried for "+rest.Round(time.Second).String())
 		r.Innocent, r.Wait = true, rest
 		return r
 	}
 	if leave.hurried {
-		var done context.CancelFunc
-		ctx, done = context.WithTimeout(ctx, patience)
+		var done func()
+		ctx, done = s.origins.hurry(ctx, leave)
 		defer done()
 	}
 	r, l := s.exchange(ctx, owner, key, p, u, origin)
@@ -198,7 +198,9 @@ func (s *Sender) exchange(ctx context.Context, owner string, key *store.VAPID, p
 	resp, err := s.pool.RoundTrip(req) //nolint:bodyclose // read closes it
 	if err != nil {
 		l := lifeBad
-		if errors.Is(err, context.Canceled) {
+		if errors.Is(context.Cause(ctx), errHangs) {
+			err = errHangs
+		} else if errors.Is(err, context.Canceled) {
 			l = lifeUnknown // it is the daemon that stops
 		}
 		r := failure(queue.ClassRetry, describe(err, origin, time.Since(started)))
