@@ -71,7 +71,7 @@ func react(origin string, status int, h http.Header, body []byte, now time.Time)
 	switch {
 	case status >= 200 && status <= 299:
 		if dropped := windows(h); dropped != "" {
-			r.Class, r.Innocent, r.Wait = queue.ClassRetry, true, wait(h, now, throttleWait)
+			r.Class, r.Wait = queue.ClassRetry, wait(h, now, throttleWait)
 			r.Error = "the push service " + origin + " took the push, and says that it was " + dropped
 			return r, l
 		}
@@ -92,15 +92,15 @@ func react(origin string, status int, h http.Header, body []byte, now time.Time)
 		r.Class, r.Reason = queue.ClassRejected, sender.ReasonTooLarge
 		r.Error = answered + ": the payload is too large for it"
 	case status == http.StatusTooManyRequests, status == http.StatusNotAcceptable: // the latter is how Windows says it
-		r.Class, r.Innocent, r.Device, l = queue.ClassRetry, true, sender.DeviceThrottled, lifeUnknown
+		r.Class, r.Device, l = queue.ClassRetry, sender.DeviceThrottled, lifeUnknown
 		r.Wait = wait(h, now, throttleWait)
 		r.Error = answered + ": there are too many pushes"
 	case status == http.StatusServiceUnavailable && e.Errno == errnoRetryAtOnce:
-		r.Class, r.Innocent, r.Wait, l = queue.ClassRetry, true, soonWait, lifeUnknown
+		r.Class, r.Wait, l = queue.ClassRetry, soonWait, lifeUnknown
 		r.Error = answered + ": it asks to try again at once"
 	case status >= 500 && status <= 599, status == http.StatusRequestTimeout:
 		// The failure is the origin's, and so is Retry-After: the lane has others.
-		r.Class, r.Innocent, r.Wait, l = queue.ClassRetry, true, wait(h, now, 0), lifeBad
+		r.Class, r.Wait, l = queue.ClassRetry, wait(h, now, 0), lifeBad
 		r.Error = answered
 	default:
 		r.Class = queue.ClassRejected

@@ -104,10 +104,13 @@ type Push struct {
 }
 
 // Send makes one attempt to hand a push to its push service, with the key of the implementation that owner names, and says what it came to. It
-// returns soon after ctx ends. A push to an origin that rests is not tried: it is ClassRetry and Innocent without a Status, and says how long to wait.
+// returns soon after ctx ends. A push to an origin that rests is not tried: it is ClassRetry without a Status, and says how long to wait. All that is not
+// delivered is Innocent, but for ClassMisconfigured.
 func (s *Sender) Send(ctx context.Context, owner string, key *store.VAPID, p Push) sender.Result {
 	started := time.Now()
 	r := s.attempt(ctx, owner, key, &p, started)
+	// The push services of a lane are many: what one says is of its own device, but for what it says of the key.
+	r.Innocent = r.Class != queue.ClassDelivered && r.Class != queue.ClassMisconfigured
 	r.StartedAt, r.Duration = started.UTC(), time.Since(started)
 	return r
 }
@@ -143,7 +146,7 @@ func (s *Sender) attempt(ctx context.Context, owner string, key *store.VAPID, p 
 	leave, rest := s.origins.enter(owner, origin, now)
 	if rest > 0 {
 		r := failure(queue.ClassRetry, "the push service "+origin+" fails or does not answer; it is not tried for "+rest.Round(time.Second).String())
-		r.Innocent, r.Wait = true, rest
+		r.Wait = rest
 		return r
 	}
 	if leave.hurried {
@@ -159,7 +162,7 @@ func (s *Sender) attempt(ctx context.Context, owner string, key *store.VAPID, p 
 	case r.Class == queue.ClassDelivered:
 		s.origins.took(signer, origin, now)
 	case r.Class == queue.ClassMisconfigured && r.Status != 0 && s.origins.takenElsewhere(signer, origin, now):
-		r.Class, r.Innocent, l = queue.ClassRetry, true, lifeBad
+		r.Class, l = queue.ClassRetry, lifeBad
 		r.Error += "; another push service does, so it is tried again later"
 	}
 	if began := s.origins.leave(leave, l, r.Status != 0, now); began > 0 {
@@ -203,9 +206,7 @@ func (s *Sender) exchange(ctx context.Context, owner string, key *store.VAPID, p
 		} else if errors.Is(err, context.Canceled) {
 			l = lifeUnknown // it is the daemon that stops
 		}
-		r := failure(queue.ClassRetry, describe(err, origin, time.Since(started)))
-		r.Innocent = true
-		return r, l
+		return failure(queue.ClassRetry, describe(err, origin, time.Since(started))), l
 	}
 	return react(origin, resp.StatusCode, resp.Header, read(resp), time.Now())
 }

@@ -140,16 +140,15 @@ func TestReactions(t *testing.T) {
 	s := service(t, standin.WebPushOptions{Origin: origin})
 	v := newKey(t)
 	type want struct {
-		class    queue.Class
-		innocent bool
-		device   sender.DeviceFate
-		reason   string
-		wait     time.Duration
-		life     life
-		error    string
+		class  queue.Class
+		device sender.DeviceFate
+		reason string
+		wait   time.Duration
+		life   life
+		error  string
 	}
 	retry := func(wait time.Duration, l life) want {
-		return want{class: queue.ClassRetry, innocent: true, wait: wait, life: l}
+		return want{class: queue.ClassRetry, wait: wait, life: l}
 	}
 	throttled := func(wait time.Duration) want {
 		w := retry(wait, lifeUnknown)
@@ -221,8 +220,8 @@ func TestReactions(t *testing.T) {
 		"504":                     {standin.Behaviour{Status: 504}, retry(0, lifeBad)},
 		"599":                     {standin.Behaviour{Status: 599}, retry(0, lifeBad)},
 		"a body that hangs":       {standin.Behaviour{Status: 400, Body: strings.Repeat("x", 1000), Pause: 2 * time.Second}, rejected("400 Bad Request")},
-		"hang":                    {standin.Behaviour{Hang: true}, want{class: queue.ClassRetry, innocent: true, life: lifeBad, error: "did not answer within"}},
-		"cut":                     {standin.Behaviour{Cut: true}, want{class: queue.ClassRetry, innocent: true, life: lifeBad, error: "broke before the answer"}},
+		"hang":                    {standin.Behaviour{Hang: true}, want{class: queue.ClassRetry, life: lifeBad, error: "did not answer within"}},
+		"cut":                     {standin.Behaviour{Cut: true}, want{class: queue.ClassRetry, life: lifeBad, error: "broke before the answer"}},
 		"goaway":                  {standin.Behaviour{GoAway: true}, delivered},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -239,7 +238,7 @@ func TestReactions(t *testing.T) {
 			}
 			r := o.Send(within(t, timeout), "a", v, p)
 			w := c.want
-			if r.Class != w.class || r.Innocent != w.innocent || r.Device != w.device || r.Reason != w.reason || r.RetryAfter != 0 ||
+			if r.Class != w.class || r.Innocent != (w.class != queue.ClassDelivered && w.class != queue.ClassMisconfigured) || r.Device != w.device || r.Reason != w.reason || r.RetryAfter != 0 ||
 				(r.Wait-w.wait).Abs() > slack || (r.Wait == 0) != (w.wait == 0) || !strings.Contains(r.Error, w.error) ||
 				(r.Error == "") != (w.class == queue.ClassDelivered) {
 				t.Errorf("got  %+v\nwant %+v", r, w)
@@ -303,7 +302,7 @@ func TestWhatCannotBeSentIsNotTried(t *testing.T) {
 	} {
 		p := subscribe(t, s, v)
 		c.change(&p)
-		if r := o.Send(within(t, time.Second), "a", c.key, p); r.Class != c.class || r.Reason != c.reason || r.Status != 0 || r.Error == "" {
+		if r := o.Send(within(t, time.Second), "a", c.key, p); r.Class != c.class || r.Innocent != (c.class == queue.ClassRejected) || r.Reason != c.reason || r.Status != 0 || r.Error == "" {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
