@@ -32,6 +32,7 @@ import (
 	"herald/daemon/egress"
 	"herald/daemon/handshake"
 	"herald/daemon/identity"
+	"herald/daemon/notification"
 	"herald/daemon/sender/webhook"
 	"herald/queue"
 	"herald/queue/boltqueue"
@@ -65,6 +66,7 @@ type Daemon struct {
 	store      *boltstore.Store
 	queue      *boltqueue.Queue
 	identity   *identity.Identity
+	notifier   *notification.Notifier
 	dispatcher *dispatch.Dispatcher
 	handshake  *handshake.Handshake
 	api        *api.API
@@ -212,13 +214,16 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 		return err
 	}
 	d.closers = append(d.closers, func() error { sender.CloseIdleConnections(); return nil })
+	if err := d.buildNotifier(way, sender, registry); err != nil {
+		return err
+	}
 	policy, err := deliveryPolicy(c)
 	if err != nil {
 		return &ExitError{ExitUsage, err}
 	}
 	d.dispatcher, err = dispatch.New(dispatch.Options{
-		Queue: d.queue, Store: d.store, Sender: sender, Workers: workers, Defaults: policy,
-		Publish: d.publishOperational,
+		Queue: d.queue, Store: d.store, Sender: d.notifier, Workers: workers, Defaults: policy,
+		Publish: d.publishOperational, Settling: d.notifier.Settling,
 		Grace:   c.ShutdownTimeout, Logger: d.logger.With("part", "dispatch"), Registerer: registry,
 	})
 	if err != nil {
@@ -249,6 +254,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 		Operational: func(_ context.Context, s *store.Subscription, eventType string) {
 			d.dispatcher.Announce(s.ID, eventType)
 		},
+		Notifier:   messages{d.notifier},
 		Status:     d.laneStatus,
 		Ready:      d.ready,
 		Logger:     d.logger.With("part", "api"),

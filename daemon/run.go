@@ -87,7 +87,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.Close()) }()
 
 	// Each part has a context of its own, ended in the order of the drain, and reports its end here.
-	failed := make(chan error, 5+len(d.servers))
+	failed := make(chan error, 6+len(d.servers))
 	engines := newPart(failed)
 	engines.start("store", d.store.Run)
 	engines.start("queue", d.queue.Run)
@@ -100,6 +100,7 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	if err == nil {
 		dispatcher.start("dispatcher", d.dispatcher.Run)
 		dispatcher.start("handshake", d.handshake.Run)
+		dispatcher.start("notification", d.notifier.Run)
 		for _, s := range d.servers {
 			servers.start(s.name, func(context.Context) error {
 				if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
