@@ -22,15 +22,15 @@ const maxImplementations = 1000
 
 // implementationView is an implementation as a read shows it: what was given, without the secrets, and how its platforms fare.
 type implementationView struct {
-	ID                    string         `json:"id"`
-	Name                  string         `json:"name"`
-	Android               *androidView   `json:"android,omitempty"`
-	IOS                   *iosView       `json:"ios,omitempty"`
-	Web                   *webView       `json:"web,omitempty"`
-	Status                []platformView `json:"status"`
-	StatusSigningSecret   string         `json:"statusSigningSecret,omitempty"`
-	CreatedAt             time.Time      `json:"createdAt"`
-	UpdatedAt             time.Time      `json:"updatedAt"`
+	ID                  string         `json:"id"`
+	Name                string         `json:"name"`
+	Android             *androidView   `json:"android,omitempty"`
+	IOS                 *iosView       `json:"ios,omitempty"`
+	Web                 *webView       `json:"web,omitempty"`
+	Status              []platformView `json:"status"`
+	StatusSigningSecret string         `json:"statusSigningSecret,omitempty"`
+	CreatedAt           time.Time      `json:"createdAt"`
+	UpdatedAt           time.Time      `json:"updatedAt"`
 }
 
 type androidView struct {
@@ -122,8 +122,10 @@ func (a *API) viewImplementation(ctx context.Context, i *store.Implementation) (
 		platform store.Platform
 		kind     store.TokenKind
 	}{
-		{store.PlatformAndroid, store.TokenPlain}, {store.PlatformIOS, store.TokenPlain},
-		{store.PlatformWeb, store.TokenWebPush}, {store.PlatformWeb, store.TokenPlain},
+		{store.PlatformAndroid, store.TokenPlain},
+		{store.PlatformIOS, store.TokenPlain},
+		{store.PlatformWeb, store.TokenWebPush},
+		{store.PlatformWeb, store.TokenPlain},
 	} {
 		provider := i.Provider(way.platform, way.kind)
 		if provider == "" {
