@@ -77,7 +77,7 @@ func (b *bed) newApp(id string) *store.Implementation {
 
 const webSubscription = `{"endpoint":"https://push.example/abcdefgh123456","expirationTime":null,"keys":{"p256dh":"BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4","auth":"BTBZMqHH6r4Tts7J_aSIgg"}}`
 
-func quote(s string) string {
+func quote(s any) string {
 	b, _ := json.Marshal(s)
 	return string(b)
 }

@@ -75,8 +75,24 @@ func (p *subscriptionInput) resourceChanged() bool {
 
 // read reads every member and notes every fault. A member with a fault leaves its default.
 func (p *subscriptionInput) read() {
-	d := defaultSubscription()
+	p.template()
 	p.callback()
+	if p.next.Notification != nil {
+		p.noPush()
+	} else {
+		p.push()
+	}
+	p.selection()
+	p.filter()
+	p.delivery()
+	p.readOnly()
+	p.renamed()
+	p.end("")
+}
+
+// push reads what a push is like, to the dataCallbackURL.
+func (p *subscriptionInput) push() {
+	d := defaultSubscription()
 	p.validationCallback()
 	p.format(d)
 	if v, is := p.seconds("maxWaitSeconds", 0, time.Hour); is == given {
@@ -84,8 +100,6 @@ func (p *subscriptionInput) read() {
 	} else if is == null {
 		p.next.MaxWait = d.MaxWait
 	}
-	p.selection()
-	p.filter()
 	p.shape(d)
 	p.authentication()
 	p.signing()
@@ -96,25 +110,79 @@ func (p *subscriptionInput) read() {
 	p.batch()
 	p.cloud()
 	p.validation()
-	p.delivery()
 	p.clientCertificate()
 	if v, is := p.boolean("messageSignature"); is == given || is == null {
 		p.next.MessageSignature = v
 	}
-	p.readOnly()
-	p.renamed()
-	p.end("")
+}
+
+// noPush refuses what a push is like, because there is a notification in its place.
+func (p *subscriptionInput) noPush() {
+	for _, name := range []string{
+		"validationCallbackURL", "validation", "exportFormat", "numberOfRecords", "maxWaitSeconds", "payload", "method", "authentication",
+		"signingSecret", "signatureScheme", "clientCertificate", "messageSignature",
+	} {
+		if n := p.take(name); n != nil && n.kind != jsontext.KindNull {
+			p.fault(name, "must be left out with a notification: it is for pushes to a dataCallbackURL")
+		}
+	}
+	d, n := defaultSubscription(), p.next
+	n.ValidationCallbackURL, n.ValidationKind, n.ExportFormat, n.NumberOfRecords, n.MaxWait = "", d.ValidationKind, d.ExportFormat, d.NumberOfRecords, d.MaxWait
+	n.Payload, n.Method, n.Authentication, n.SigningSecrets = d.Payload, d.Method, store.Authentication{}, nil
+	n.ClientCertificate, n.MessageSignature = store.ClientCertificate{}, false
+}
+
+// template reads what notification an event becomes, which takes the place of a push. It is given whole, also with PATCH.
+func (p *subscriptionInput) template() {
+	n, is := p.get("notification", `an object such as {"implementationId":"…","routeeContactId":"{{customer.id}}","body":{…}}, or null`, jsontext.KindBeginObject)
+	if is == null {
+		p.next.Notification = nil
+	}
+	if is != given {
+		return
+	}
+	f := object(n, "/notification", p.faults)
+	t := &store.Template{ImplementationID: f.needed("implementationId", checkNotBlank)}
+	contact := f.called(contactName, contactAlias)
+	t.Contact = f.needed(contact, func(s string) error {
+		if err := store.CheckContact(s); err != nil {
+			return err
+		}
+		return store.CheckTemplateText(s)
+	})
+	t.Notification = readNotification(f, true)
+	f.end("")
+	p.next.Notification = t
+}
+
+// implementationChanged says whether the notifications go through another implementation than before.
+func (p *subscriptionInput) implementationChanged() bool {
+	t := p.next.Notification
+	return t != nil && t.ImplementationID != "" &&
+		(p.current == nil || p.current.Notification == nil || p.current.Notification.ImplementationID != t.ImplementationID)
 }
 
 func (p *subscriptionInput) callback() {
 	s, is := p.text("dataCallbackURL")
+	switch {
+	case is == null, is == wrong:
+		p.next.DataCallbackURL = ""
+	case is == given && p.next.Notification != nil:
+		p.fault("dataCallbackURL", "excludes notification; give one of the two, and null for the other")
+		return
+	case p.next.Notification != nil && p.next.DataCallbackURL != "":
+		p.fault("notification", "takes the place of the dataCallbackURL that is set; send \"dataCallbackURL\": null along")
+		return
+	}
 	switch is {
 	case absent:
-		if p.how != patching {
-			p.fault("dataCallbackURL", "is needed: the URL that pushes go to")
+		if p.next.DataCallbackURL == "" && p.next.Notification == nil {
+			p.fault("dataCallbackURL", "is needed: the URL that pushes go to; or notification, to notify devices")
 		}
 	case null:
-		p.fault("dataCallbackURL", "is needed and cannot be removed")
+		if p.next.Notification == nil {
+			p.fault("dataCallbackURL", "is needed and cannot be removed, unless a notification takes its place")
+		}
 	case given:
 		if err := checkCallbackURL(s); err != nil {
 			p.fault("dataCallbackURL", "%s", err.Error())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 	"time"
 
@@ -17,17 +18,18 @@ import (
 // subscriptionView is a subscription as a read shows it: what was given, without the secrets.
 type subscriptionView struct {
 	ID               string          `json:"id"`
-	DataCallbackURL  string          `json:"dataCallbackURL"`
+	DataCallbackURL  string          `json:"dataCallbackURL,omitempty"`
+	Notification     *templateView   `json:"notification,omitempty"`
 	ValidationURL    string          `json:"validationCallbackURL,omitempty"`
 	Validation       string          `json:"validation,omitempty"`
-	ExportFormat     string          `json:"exportFormat"`
-	NumberOfRecords  int             `json:"numberOfRecords"`
-	MaxWaitSeconds   float64         `json:"maxWaitSeconds"`
+	ExportFormat     string          `json:"exportFormat,omitempty"`
+	NumberOfRecords  int             `json:"numberOfRecords,omitzero"`
+	MaxWaitSeconds   *float64        `json:"maxWaitSeconds,omitempty"`
 	Resource         string          `json:"resource,omitempty"`
 	Events           []string        `json:"events,omitempty"`
 	Filter           jsontext.Value  `json:"filter,omitempty"`
-	Payload          string          `json:"payload"`
-	Method           string          `json:"method"`
+	Payload          string          `json:"payload,omitempty"`
+	Method           string          `json:"method,omitempty"`
 	Authentication   *authView       `json:"authentication,omitempty"`
 	Delivery         *deliveryPolicy `json:"delivery,omitempty"`
 	ClientCert       any             `json:"clientCertificate,omitzero"`
@@ -57,20 +59,32 @@ type authView struct {
 	ClientSecretSet bool           `json:"clientSecretSet,omitzero"`
 }
 
+// templateView is what notification an event becomes.
+type templateView struct {
+	Implementation string `json:"implementationId"`
+	ContactID      string `json:"routeeContactId"`
+	notificationView
+}
+
 func viewSubscription(s *store.Subscription) subscriptionView {
 	v := subscriptionView{
 		ID:              s.ID.String(),
 		DataCallbackURL: s.DataCallbackURL, ValidationURL: s.ValidationCallbackURL,
-		Validation: string(s.ValidationKind), ExportFormat: s.ExportFormat,
-		NumberOfRecords: s.NumberOfRecords, MaxWaitSeconds: s.MaxWait.Seconds(),
-		Resource: s.Resource, Events: s.Events,
-		Payload: string(s.Payload), Method: s.Method, Delivery: viewPolicy(&s.Delivery),
+		Validation: string(s.ValidationKind),
+		Resource:   s.Resource, Events: s.Events, Delivery: viewPolicy(&s.Delivery),
 		ClientCert:       viewClientCertificate(&s.ClientCertificate),
 		MessageSignature: s.MessageSignature,
 		SigningSecretSet: len(s.SigningSecrets) > 0, SignatureScheme: shownScheme(s.SigningSecrets),
 		PublicKeys: publicKeys(s.SigningSecrets, time.Now()),
 		State:      string(s.State), StateReason: s.StateReason, StateSince: s.StateSince.UTC(),
 		CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(),
+	}
+	if t := s.Notification; t != nil {
+		v.Notification = &templateView{t.ImplementationID, t.Contact, viewNotification(&t.Notification)}
+	} else {
+		wait := s.MaxWait.Seconds()
+		v.ExportFormat, v.NumberOfRecords, v.MaxWaitSeconds = s.ExportFormat, s.NumberOfRecords, &wait
+		v.Payload, v.Method = string(s.Payload), s.Method
 	}
 	if a := s.Authentication; a.Type != store.AuthNone {
 		v.Authentication = &authView{
@@ -153,6 +167,9 @@ func (a *API) createSubscription(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.mayNotify(nil, s); err != nil {
+		return err
+	}
 	c.validateNew(s, now)
 	switch err := a.store.CreateSubscription(c.r.Context(), s, c.settings.MaxSubscriptionsPerAccount); {
 	case errors.Is(err, store.ErrLimit):
@@ -189,8 +206,11 @@ func (a *API) rewriteSubscription(c *call, how mode, types ...string) error {
 	if err != nil {
 		return err
 	}
-	ctx := c.r.Context()
-	if _, err := a.apply(ctx, in, how, current, startingPoint(how, current)); err != nil {
+	ctx, next := c.r.Context(), startingPoint(how, current)
+	if _, err := a.apply(ctx, in, how, current, next); err != nil {
+		return err
+	}
+	if err := c.mayNotify(current, next); err != nil {
 		return err
 	}
 	return a.update(c, current.ID, func(s *store.Subscription) error {
@@ -200,7 +220,7 @@ func (a *API) rewriteSubscription(c *call, how mode, types ...string) error {
 			return err
 		}
 		if next.DataCallbackURL != s.DataCallbackURL || next.Method != s.Method || next.Authentication != s.Authentication ||
-			!sameCertificate(&next.ClientCertificate, &s.ClientCertificate) {
+			!sameCertificate(&next.ClientCertificate, &s.ClientCertificate) || !sameTemplate(next, s) {
 			forgetHealth(next)
 		}
 		if next.Delivery.OnDisabled != s.Delivery.OnDisabled {
@@ -211,6 +231,18 @@ func (a *API) rewriteSubscription(c *call, how mode, types ...string) error {
 		*s = *next
 		return nil
 	})
+}
+
+// mayNotify lets nobody have notifications sent who may not send them.
+func (c *call) mayNotify(current, next *store.Subscription) error {
+	if next.Notification == nil || current != nil && sameTemplate(current, next) || c.token.Has(store.ScopeSend) {
+		return nil
+	}
+	return lacking([]store.Scope{store.ScopeSend})
+}
+
+func sameTemplate(a, b *store.Subscription) bool {
+	return reflect.DeepEqual(a.Notification, b.Notification)
 }
 
 // forgetHealth is for a subscription whose past says nothing of its future. What is still to be told of
@@ -387,6 +419,11 @@ type secretView struct {
 	SigningPublicKeys []string `json:"signingPublicKeys,omitempty"`
 }
 
+// errNoPush refuses what is for pushes.
+func errNoPush() *problem {
+	return newProblem(conflict, "the subscription notifies devices, and pushes nothing that a receiver could confirm or verify")
+}
+
 // rotateSecret puts a new signing secret of the same scheme in force beside those there are.
 func (a *API) rotateSecret(c *call) error {
 	s, err := c.subscription()
@@ -395,6 +432,9 @@ func (a *API) rotateSecret(c *call) error {
 	}
 	now, text := a.moment(), ""
 	s, err = a.change(c, s.ID, func(s *store.Subscription) error {
+		if s.Notification != nil {
+			return errNoPush()
+		}
 		var secret store.SigningSecret
 		secret, text = newSigningSecret(schemeOf(s.SigningSecrets) == asymmetricScheme)
 		list := []store.SigningSecret{secret}
@@ -471,6 +511,14 @@ func (a *API) apply(ctx context.Context, in *node, how mode, current, next *stor
 			if err := a.checkURL(u); err != nil {
 				fs.add("/authentication/tokenURL", "must be an address that calls may go to; it is refused: %s", err.Error())
 			}
+		}
+	}
+	if p.implementationChanged() {
+		_, err := a.store.Implementation(ctx, next.AccountID, next.Notification.ImplementationID)
+		if errors.Is(err, store.ErrNotFound) {
+			fs.add("/notification/implementationId", "there is no implementation %s; GET /implementations lists those there are", show(next.Notification.ImplementationID))
+		} else if err != nil {
+			return "", err
 		}
 	}
 	if p.resourceChanged() {

@@ -21,9 +21,9 @@ const (
 )
 
 // mustValidate says whether the receiver of a subscription has to confirm it: because it names a URL to ask at, or a kind that needs
-// none, or because the operator wants it of all.
+// none, or because the operator wants it of all. Devices are no receivers.
 func (c *call) mustValidate(s *store.Subscription) bool {
-	return s.ValidationCallbackURL != "" || s.ValidationKind == store.ValidationCloudEvents || c.settings.ValidationRequired
+	return s.Notification == nil && (s.ValidationCallbackURL != "" || s.ValidationKind == store.ValidationCloudEvents || c.settings.ValidationRequired)
 }
 
 // validateNew makes a new subscription pending if it has to be validated.
@@ -107,6 +107,9 @@ func (a *API) requestValidation(c *call) error {
 	}
 	now := a.moment()
 	s, err = a.change(c, s.ID, func(s *store.Subscription) error {
+		if s.Notification != nil {
+			return errNoPush()
+		}
 		s.BeginValidation(now)
 		return nil
 	})
