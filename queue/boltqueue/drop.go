@@ -24,7 +24,10 @@ func (q *Queue) DropLane(ctx context.Context, id queue.Lane) error {
 			if l, err = q.intern(tx, st, id); err != nil {
 				return err
 			}
-			r := *l.record()
+			r, err := recordedLane(tx, l)
+			if err != nil {
+				return err
+			}
 			r.dropped = true
 			if err := dropReplays(tx, l); err != nil {
 				return err
@@ -71,11 +74,17 @@ func (q *Queue) Discard(ctx context.Context, id queue.Lane, reason string) error
 			if l == nil {
 				return nil // there is nothing to give up
 			}
-			var err error
+			r, err := recordedLane(tx, l)
+			if err != nil {
+				return err
+			}
+			if r.dropped {
+				l = nil // by this commit
+				return nil
+			}
 			if replays, err = cancelReplays(tx, l, st.nowMs); err != nil {
 				return err
 			}
-			r := *l.record()
 			r.floor, r.reason, r.converting = st.seq, reason, true
 			return tx.Bucket(bucketLane).Put(key32(l.number), r.encode())
 		},
@@ -97,6 +106,15 @@ func (q *Queue) Discard(ctx context.Context, id queue.Lane, reason string) error
 			q.place(l, st.nowMs)
 		},
 	})
+}
+
+// recordedLane is the record of a lane as the commit under way has left it, which memory does not know yet.
+func recordedLane(tx *bolt.Tx, l *lane) (laneRecord, error) {
+	r, err := decodeLane(tx.Bucket(bucketLane).Get(key32(l.number)))
+	if err != nil {
+		return r, fmt.Errorf("lane %d: %w", l.number, err)
+	}
+	return r, nil
 }
 
 // giveUp takes what waits of a lane out of memory. First attempts are finished by it; leased ones when their leases
@@ -171,7 +189,12 @@ func (q *Queue) convertPage(ctx context.Context, l *lane) (more bool, err error)
 				}
 				list = append(list, page...)
 			}
-			if done && !l.dropped {
+			if done {
+				// A Discard or DropLane of this commit has written another record, and asks for a page of its own.
+				now, err := recordedLane(tx, l)
+				if done = now == r; err != nil || !done {
+					return err
+				}
 				r.converting = false
 				return tx.Bucket(bucketLane).Put(key32(l.number), r.encode())
 			}
