@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,15 +24,17 @@ func TestHitsAllocateNothing(t *testing.T) {
 	must(t, s.CreateSubscription(ctx, sub, 0))
 	token := store.Token{ID: "t", AccountID: store.DefaultAccount, Hash: store.TokenHash{1}, Scopes: []store.Scope{store.ScopePublish}}
 	must(t, s.CreateToken(ctx, token))
+	newApp(t, s.Store, "app")
 	dst := make([]store.SubscriptionID, 0, 8)
 	for name, x := range map[string]struct {
 		call func() error
 		most float64
 	}{
-		"Subscription": {func() error { _, err := s.Subscription(ctx, sub.ID); return err }, 0},
-		"TokenByHash":  {func() error { _, _, err := s.TokenByHash(ctx, token.Hash); return err }, 1}, // the scopes
-		"Account":      {func() error { _, err := s.Account(ctx, store.DefaultAccount); return err }, 0},
-		"Select":       {func() error { dst, _ = s.Select(store.DefaultAccount, "task.create", "", wanted, dst[:0]); return nil }, 0},
+		"Subscription":   {func() error { _, err := s.Subscription(ctx, sub.ID); return err }, 0},
+		"TokenByHash":    {func() error { _, _, err := s.TokenByHash(ctx, token.Hash); return err }, 1}, // the scopes
+		"Implementation": {func() error { _, err := s.Implementation(ctx, store.DefaultAccount, "app"); return err }, 0},
+		"Account":        {func() error { _, err := s.Account(ctx, store.DefaultAccount); return err }, 0},
+		"Select":         {func() error { dst, _ = s.Select(store.DefaultAccount, "task.create", "", wanted, dst[:0]); return nil }, 0},
 	} {
 		must(t, x.call()) // fills the caches
 		if got := testing.AllocsPerRun(100, func() { _ = x.call() }); got > x.most {
@@ -172,8 +176,7 @@ func BenchmarkDeleteAccount100k(b *testing.B) {
 	}
 }
 
-// benchDevices is how many devices BenchmarkDevices looks among, and BenchmarkPutDevice finds registered already: HERALD_BENCH_DEVICES, or
-// few, so that it is over soon.
+// benchDevices is how many devices BenchmarkDevices finds registered: HERALD_BENCH_DEVICES, or few, so that it is over soon.
 func benchDevices(b *testing.B) int {
 	b.Helper()
 	n := 10_000
@@ -215,31 +218,36 @@ func register(b *testing.B, s *live, from, to int64) {
 	}
 }
 
-// withDevices returns a store of so many devices of one implementation, and reports what it takes.
-func withDevices(b *testing.B, n int) *live {
-	b.Helper()
-	s := start(b, Options{})
-	_, err := s.CreateImplementation(ctx, &store.Implementation{AccountID: store.DefaultAccount, ID: "app"}, 0)
-	must(b, err)
-	began := time.Now()
-	register(b, s, 0, int64(n))
-	took := time.Since(began)
+// memory returns what the process holds, on Linux: RssAnon is its own, RssFile pages of files that the system may take back.
+func memory() string {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	b.Logf("%d devices, %.0f/s, file %d MiB, heap %d MiB", n, float64(n)/took.Seconds(), s.db.Stats().FileBytes>>20, m.HeapAlloc>>20)
-	return s
+	status, _ := os.ReadFile("/proc/self/status") // empty elsewhere
+	rss := regexp.MustCompile(`Rss(Anon|File):\s+\d+ kB`).FindAllString(string(status), -1)
+	return fmt.Sprintf("heap %d KiB, from the system %d MiB, %s", m.HeapAlloc>>10, m.Sys>>20, strings.Join(rss, ", "))
 }
 
-func BenchmarkPutDevice(b *testing.B) {
+// BenchmarkDevices measures what is done with devices among as many as benchDevices says.
+func BenchmarkDevices(b *testing.B) {
 	n := benchDevices(b)
-	s := withDevices(b, n)
-	last := int64(n)
-	b.Run("New", func(b *testing.B) {
-		register(b, s, last, last+int64(b.N))
-		last += int64(b.N)
+	s := start(b, Options{})
+	for _, app := range []string{"app", "other"} {
+		_, err := s.CreateImplementation(ctx, &store.Implementation{AccountID: store.DefaultAccount, ID: app}, 0)
+		must(b, err)
+	}
+	for _, part := range []int{n / 10, n} { // the memory of ten times as many is the same
+		began, before := time.Now(), s.CountDevices()
+		register(b, s, before, int64(part))
+		rate := float64(int64(part)-before) / time.Since(began).Seconds()
+		b.Logf("%d devices: %.0f registered/s, file %d MiB, %s", part, rate, s.db.Stats().FileBytes>>20, memory())
+	}
+	next := int64(n)
+	b.Run("PutDevice/New", func(b *testing.B) {
+		register(b, s, next, next+int64(b.N))
+		next += int64(b.N)
 	})
-	b.Run("Known", func(b *testing.B) {
+	b.Run("PutDevice/Known", func(b *testing.B) {
 		var i atomic.Int64
 		b.SetParallelism(32)
 		b.RunParallel(func(pb *testing.PB) {
@@ -251,34 +259,26 @@ func BenchmarkPutDevice(b *testing.B) {
 			}
 		})
 	})
-}
-
-func BenchmarkDevices(b *testing.B) {
-	n := benchDevices(b)
-	s := withDevices(b, n)
-	i := 0
-	for b.Loop() {
-		d := benchDevice(int64(i * 7919 % n))
-		if list, err := s.Devices(ctx, d.AccountID, d.Contact, "", store.DeviceID{}, 0); err != nil || len(list) != 2 {
-			b.Fatalf("%d devices of a contact, %v", len(list), err)
+	b.Run("Devices", func(b *testing.B) {
+		i := 0
+		for b.Loop() {
+			d := benchDevice(int64(i * 7919 % n))
+			if list, err := s.Devices(ctx, d.AccountID, d.Contact, "", store.DeviceID{}, 0); err != nil || len(list) != 2 {
+				b.Fatalf("%d devices of a contact, %v", len(list), err)
+			}
+			i++
 		}
-		i++
-	}
-}
-
-// The commits of a deletion stay short, and whoever registers meanwhile waits for one at most.
-func BenchmarkSweep(b *testing.B) {
-	n := benchDevices(b)
-	s := withDevices(b, n)
-	_, err := s.CreateImplementation(ctx, &store.Implementation{AccountID: store.DefaultAccount, ID: "other"}, 0)
-	must(b, err)
+	})
 	began := time.Now()
-	_, err = s.DeleteImplementation(ctx, store.DefaultAccount, "app")
+	must(b, s.Check(ctx))
+	b.Logf("check: %v", time.Since(began))
+	began = time.Now()
+	_, err := s.DeleteImplementation(ctx, store.DefaultAccount, "app")
 	must(b, err)
-	b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "ms/delete")
+	deleted := time.Since(began)
 	longest, puts := time.Duration(0), int64(0)
 	for s.CountDevices() > puts {
-		d := benchDevice(int64(n) + puts)
+		d := benchDevice(next + puts)
 		d.ImplementationID = "other"
 		at := time.Now()
 		_, err := s.PutDevice(ctx, d, "")
@@ -286,6 +286,5 @@ func BenchmarkSweep(b *testing.B) {
 		longest = max(longest, time.Since(at))
 		puts++
 	}
-	b.ReportMetric(float64(n)/time.Since(began).Seconds(), "swept/s")
-	b.ReportMetric(float64(longest.Microseconds())/1000, "ms/longest-put")
+	b.Logf("deleted in %v, swept in %v, a registration meanwhile took up to %v; %s", deleted, time.Since(began), longest, memory())
 }

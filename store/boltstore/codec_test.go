@@ -276,6 +276,14 @@ func everyValue(t testing.TB) map[string]struct {
 			_, err := decodeSubscription(sl, sub.ID[:], b)
 			return err
 		}},
+		"implementation": {encodeImplementation(sl, fullImplementation()), recordVersion, func(b []byte) error {
+			_, err := decodeImplementation(sl, "acme", []byte("app"), b)
+			return err
+		}},
+		"device": {encodeDevice(sl, fullDevice()), recordVersion, func(b []byte) error {
+			_, err := decodeDevice(sl, "", "", fullDevice().ID[:], b)
+			return err
+		}},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -46,21 +47,34 @@ func TestFullDisk(t *testing.T) {
 			sub, token := newSubscription(t), store.Token{ID: "t", AccountID: store.DefaultAccount, Hash: store.TokenHash{1}}
 			must(t, s.CreateSubscription(ctx, sub, 0))
 			must(t, s.CreateToken(ctx, token))
+			newApp(t, s.Store, "app")
+			d1, err := s.PutDevice(ctx, phone("app", "anna", "token"), "")
+			must(t, err)
 
 			d.errno.Store(int64(errno))
 			_, updateErr := s.UpdateSubscription(ctx, sub.ID, func(x *store.Subscription) error { x.Events = []string{"other"}; return nil })
 			_, accountErr := s.UpdateAccount(ctx, store.DefaultAccount, func(a *store.Account) error { a.Name = "new"; return nil })
 			_, deleteErr := s.DeleteAccount(ctx, store.DefaultAccount)
+			_, createErr := s.CreateImplementation(ctx, &store.Implementation{AccountID: store.DefaultAccount, ID: "new"}, 0)
+			_, removeErr := s.DeleteImplementation(ctx, store.DefaultAccount, "app")
+			_, putErr := s.PutDevice(ctx, phone("app", "anna", "new"), "token")
+			_, contactErr := s.DeleteContact(ctx, store.DefaultAccount, "anna")
 			for name, err := range map[string]error{
-				"create account":      s.CreateAccount(ctx, store.Account{ID: "acme"}),
-				"create token":        s.CreateToken(ctx, store.Token{ID: "u", AccountID: store.DefaultAccount, Hash: store.TokenHash{2}}),
-				"put resources":       s.PutResources(ctx, store.DefaultAccount, []store.Resource{{ResourceKey: store.ResourceKey{Type: "a", ID: "b"}}}),
-				"create subscription": s.CreateSubscription(ctx, newSubscription(t), 0),
-				"update subscription": updateErr,
-				"update account":      accountErr,
-				"delete account":      deleteErr,
-				"delete token":        s.DeleteToken(ctx, "", "t"),
-				"delete subscription": s.DeleteSubscription(ctx, "", sub.ID),
+				"create implementation": createErr,
+				"delete implementation": removeErr,
+				"put device":            putErr,
+				"delete contact":        contactErr,
+				"delete device":         s.DeleteDevice(ctx, "", d1.ID, nil),
+				"update device":         s.UpdateDevice(ctx, d1.ID, func(d *store.Device) error { d.Proven = true; return nil }),
+				"create account":        s.CreateAccount(ctx, store.Account{ID: "acme"}),
+				"create token":          s.CreateToken(ctx, store.Token{ID: "u", AccountID: store.DefaultAccount, Hash: store.TokenHash{2}}),
+				"put resources":         s.PutResources(ctx, store.DefaultAccount, []store.Resource{{ResourceKey: store.ResourceKey{Type: "a", ID: "b"}}}),
+				"create subscription":   s.CreateSubscription(ctx, newSubscription(t), 0),
+				"update subscription":   updateErr,
+				"update account":        accountErr,
+				"delete account":        deleteErr,
+				"delete token":          s.DeleteToken(ctx, "", "t"),
+				"delete subscription":   s.DeleteSubscription(ctx, "", sub.ID),
 			} {
 				if !errors.Is(err, store.ErrFull) {
 					t.Errorf("%s: got %v, want ErrFull", name, err)
@@ -78,6 +92,9 @@ func TestFullDisk(t *testing.T) {
 			}
 			if a, err := s.Account(ctx, store.DefaultAccount); err != nil || a.Name == "new" {
 				t.Errorf("the account: %v, %v", a, err)
+			}
+			if d, err := s.Device(ctx, "", d1.ID); err != nil || !reflect.DeepEqual(d, d1) {
+				t.Errorf("the device: %v, %v", d, err)
 			}
 			must(t, s.Check(ctx))
 

@@ -55,24 +55,29 @@ func (s *Store) sweepSome(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	return true, s.do(ctx, &change{weight: 3 * sweepDevices, apply: func(w *writeTx) (func(), error) {
-		number, account := w.Bucket(bucketDeviceSweep).Cursor().First()
-		accountID := string(account)
-		number = bytes.Clone(number)
-		var gone []storedDevice
-		c := w.Bucket(bucketDevice).Cursor()
-		k, v := c.Seek(number)
-		for ; bytes.HasPrefix(k, number) && len(gone) < sweepDevices; k, v = c.Next() {
-			d, err := decodeStored(accountID, k, v)
-			if err != nil {
-				return nil, err
-			}
-			gone = append(gone, d)
-		}
-		last := !bytes.HasPrefix(k, number)
-		w.removeDevices(gone...)
-		if last {
-			w.remove(w.Bucket(bucketDeviceSweep), number)
-		}
-		return func() { s.deviceCount.Add(-int64(len(gone))) }, nil
+		n, err := w.sweepPage()
+		return func() { s.deviceCount.Add(-int64(n)) }, err
 	}})
+}
+
+// sweepPage removes the first devices that are to be removed, and returns how many.
+func (w *writeTx) sweepPage() (int, error) {
+	number, account := w.Bucket(bucketDeviceSweep).Cursor().First()
+	number, accountID := bytes.Clone(number), string(account)
+	var gone []storedDevice
+	c := w.Bucket(bucketDevice).Cursor()
+	k, v := c.Seek(number)
+	for ; bytes.HasPrefix(k, number) && len(gone) < sweepDevices; k, v = c.Next() {
+		d, err := decodeStored(accountID, k, v)
+		if err != nil {
+			return 0, err
+		}
+		gone = append(gone, d)
+	}
+	last := !bytes.HasPrefix(k, number)
+	w.removeDevices(gone...)
+	if last {
+		w.remove(w.Bucket(bucketDeviceSweep), number)
+	}
+	return len(gone), nil
 }

@@ -335,10 +335,32 @@ func testEndedContext(h *house) {
 	kept.Resource = "project/kept"
 	token := store.Token{ID: "t", AccountID: store.DefaultAccount, Hash: store.TokenHash{1}}
 	resource := store.Resource{ResourceKey: store.ResourceKey{Type: "project", ID: "kept"}, Name: "Kept"}
+	var app *store.Implementation
+	var phone store.Device
 	h.step(func(s store.Store) {
 		h.is(s.CreateSubscription(ctx, kept, 0), nil)
 		h.is(s.CreateToken(ctx, token), nil)
 		h.is(s.PutResources(ctx, store.DefaultAccount, []store.Resource{resource}), nil)
+		app = h.implementation(store.DefaultAccount, "app")
+		phone = h.put(s, device("app", "anna", "token"), "")
+	})
+	h.step(func(s store.Store) {
+		_, err := s.CreateImplementation(ended, &store.Implementation{AccountID: store.DefaultAccount, ID: "new"}, 0)
+		h.is(err, context.Canceled)
+		_, err = s.UpdateImplementation(ended, store.DefaultAccount, "app", func(i *store.Implementation) error { i.Name = "new"; return nil })
+		h.is(err, context.Canceled)
+		_, err = s.DeleteImplementation(ended, store.DefaultAccount, "app")
+		h.is(err, context.Canceled)
+		_, err = s.PutDevice(ended, device("app", "bert", "token"), "")
+		h.is(err, context.Canceled)
+		h.is(s.UpdateDevice(ended, phone.ID, func(d *store.Device) error { d.Locale = "nl"; return nil }), context.Canceled)
+		h.is(s.DeleteDevice(ended, "", phone.ID, nil), context.Canceled)
+		_, err = s.DeleteContact(ended, store.DefaultAccount, "anna")
+		h.is(err, context.Canceled)
+	})
+	h.step(func(s store.Store) {
+		same(h, h.getImplementation(s, store.DefaultAccount, "app"), app)
+		h.devicesAre(s, "anna", "", phone)
 	})
 	h.step(func(s store.Store) {
 		h.is(s.CreateAccount(ended, store.Account{ID: "new"}), context.Canceled)
@@ -367,7 +389,7 @@ func testEndedContext(h *house) {
 		resources, err := s.Resources(ctx, store.DefaultAccount, "", store.ResourceKey{}, 0)
 		h.is(err, nil)
 		same(h, resources, []store.Resource{resource})
-		subs, err := s.Subscriptions(ctx, "", store.SubscriptionID{}, 0)
+		subs, err := s.Subscriptions(ctx, store.DefaultAccount, store.SubscriptionID{}, 0)
 		h.is(err, nil)
 		same(h, subs, []*store.Subscription{kept})
 		if len(chosen(s, store.DefaultAccount, "task.create", "")) != 0 {
@@ -387,8 +409,20 @@ func testPanicOfChange(h *house) {
 		}()
 		fn()
 	}
-	h.step(func(s store.Store) { h.is(s.CreateSubscription(ctx, sub, 0), nil) })
+	var phone store.Device
 	h.step(func(s store.Store) {
+		h.is(s.CreateSubscription(ctx, sub, 0), nil)
+		h.implementation(store.DefaultAccount, "app")
+		phone = h.put(s, device("app", "anna", "token"), "")
+	})
+	h.step(func(s store.Store) {
+		panics(func() {
+			_, _ = s.UpdateImplementation(ctx, store.DefaultAccount, "app", func(i *store.Implementation) error { i.Name = "new"; panic("mine") })
+		})
+		panics(func() {
+			_ = s.UpdateDevice(ctx, phone.ID, func(d *store.Device) error { d.Locale = "nl"; panic("mine") })
+		})
+		panics(func() { _ = s.DeleteDevice(ctx, "", phone.ID, func(*store.Device) bool { panic("mine") }) })
 		panics(func() {
 			_, _ = s.UpdateAccount(ctx, store.DefaultAccount, func(a *store.Account) error { a.Name = "new"; panic("mine") })
 		})
@@ -401,7 +435,8 @@ func testPanicOfChange(h *house) {
 		h.is(err, nil)
 		got, err := s.Subscription(ctx, sub.ID)
 		h.is(err, nil)
-		if a.Name == "new" || got.Method != sub.Method {
+		h.devicesAre(s, "anna", "", phone)
+		if a.Name == "new" || got.Method != sub.Method || h.getImplementation(s, store.DefaultAccount, "app").Name == "new" {
 			h.Fatal("something of a change that panicked was stored")
 		}
 		h.is(s.CreateAccount(ctx, store.Account{ID: "next"}), nil)
@@ -426,6 +461,10 @@ func testAfterTheEnd(h *house) {
 	_, _, err = h.store.TokenByHash(ctx, store.TokenHash{})
 	h.is(err, store.ErrClosed)
 	_, err = h.store.Subscription(ctx, store.SubscriptionID{1})
+	h.is(err, store.ErrClosed)
+	_, err = h.store.Implementation(ctx, store.DefaultAccount, "app")
+	h.is(err, store.ErrClosed)
+	_, err = h.store.Device(ctx, "", store.DeviceID{1})
 	h.is(err, store.ErrClosed)
 	h.is(h.store.Check(ctx), store.ErrClosed)
 	h.store = nil
