@@ -12,23 +12,21 @@ import (
 )
 
 // sweepDevices is how many devices of a deleted implementation are removed in one change. Each has a page of its own to be written in
-// two indexes, so that a change is some 4 MiB and callers wait for it some ten milliseconds.
-const sweepDevices = 500
+// two indexes, so that a change is some 2 MiB, and callers wait for it some ten milliseconds.
+const sweepDevices = 200
 
-// sweep removes the devices of deleted implementations, until the context ends. What an earlier run left it finds at its begin.
+// sweep removes the devices of deleted implementations, until the context ends. What an earlier run left it finds at its begin. It rests as
+// long as it works, so that half of the writer's time is everybody else's.
 func (s *Store) sweep(ctx context.Context) {
-	timer := time.NewTimer(probeWait)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		began := time.Now()
 		more, err := s.sweepSome(ctx)
+		rest := time.Since(began)
 		switch {
 		case errors.Is(err, store.ErrFull):
-			timer.Reset(probeWait)
-			select {
-			case <-ctx.Done():
-				return
-			case <-timer.C:
-			}
+			rest = probeWait
 		case ctx.Err() != nil || errors.Is(err, store.ErrClosed):
 			return
 		case err != nil:
@@ -40,6 +38,12 @@ func (s *Store) sweep(ctx context.Context) {
 				return
 			case <-s.litter:
 			}
+		}
+		timer.Reset(rest)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
 		}
 	}
 }
