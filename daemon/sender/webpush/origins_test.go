@@ -2,6 +2,7 @@ package webpush
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -182,6 +183,44 @@ func TestProofOfAKeyLastsADay(t *testing.T) {
 	elsewhere("x", true)
 	now = now.Add(time.Hour)
 	elsewhere("x", false)
+}
+
+// A push of a crowd is broken off when its origin answers nothing, not when it is slow.
+func TestCrowdIsBrokenOffWhenNothingIsAnswered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var o origins
+		var first pass
+		for n := range crowd {
+			p, _ := o.enter("a", "x", time.Now())
+			if p.hurried {
+				t.Fatalf("push %d is hurried", n)
+			}
+			first = p
+		}
+		p, _ := o.enter("a", "x", time.Now())
+		ctx, done := o.hurry(t.Context(), p)
+		defer done()
+		ended, finish := o.hurry(t.Context(), p)
+		finish()
+		time.Sleep(patience - time.Second)
+		o.leave(first, lifeGood, true, time.Now())
+		time.Sleep(patience - time.Nanosecond)
+		if ctx.Err() != nil {
+			t.Fatal("it was broken off while the origin answers")
+		}
+		if _, wait := o.enter("a", "x", time.Now()); wait != 0 {
+			t.Errorf("it rests for %s while it answers", wait)
+		}
+		time.Sleep(2 * time.Nanosecond)
+		synctest.Wait()
+		if !errors.Is(context.Cause(ctx), errHangs) || !errors.Is(errHangs, context.DeadlineExceeded) || errors.Is(context.Cause(ended), errHangs) {
+			t.Errorf("it ended with %v, and one that was over with %v", context.Cause(ctx), context.Cause(ended))
+		}
+		if _, wait := o.enter("a", "x", time.Now()); wait != minRest {
+			t.Errorf("more are begun: %s", wait)
+		}
+	})
 }
 
 // pipes is a listener whose connections are in memory, so that time is virtual.

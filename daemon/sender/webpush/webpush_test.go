@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -185,6 +186,7 @@ func TestReactions(t *testing.T) {
 		"400 BadVapidPublicKey":   {standin.Behaviour{Status: 400, Body: `{"reason":"BadVapidPublicKey"}`}, rejected("(BadVapidPublicKey)")},
 		"400 errno 111":           {standin.Behaviour{Status: 400, Body: `{"code":400,"errno":111,"error":"Bad Request"}`}, rejected("(errno 111)")},
 		"400 with words":          {standin.Behaviour{Status: 400, Body: `{"reason":"<b>see https://evil.example</b>"}`}, rejected("400 Bad Request: it")},
+		"400 with a long word":    {standin.Behaviour{Status: 400, Body: `{"reason":"` + strings.Repeat("x", 65) + `"}`}, rejected("400 Bad Request: it")},
 		"400 with a flood":        {standin.Behaviour{Status: 400, Body: strings.Repeat("x", 1<<20)}, rejected("400 Bad Request: it")},
 		"401":                     {standin.Behaviour{Status: 401}, suspended},
 		"401 errno 109":           {standin.Behaviour{Status: 401, Body: `{"code":401,"errno":109}`}, suspended},
@@ -243,6 +245,9 @@ func TestReactions(t *testing.T) {
 				(r.Error == "") != (w.class == queue.ClassDelivered) {
 				t.Errorf("got  %+v\nwant %+v", r, w)
 			}
+			if r.Duration > timeout/2 && !c.answer.Hang {
+				t.Errorf("it took %s", r.Duration)
+			}
 			if c.answer.Status != 0 && r.Status != c.answer.Status {
 				t.Errorf("status %d", r.Status)
 			}
@@ -267,6 +272,17 @@ func TestReactions(t *testing.T) {
 		})
 	}
 	t.Cleanup(func() { noFaults(t, s) })
+}
+
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
+func TestAnswerIsReadToALimit(t *testing.T) {
+	t.Parallel()
+	if got := read(&http.Response{StatusCode: 400, Body: io.NopCloser(endless{})}); len(got) != maxAnswer {
+		t.Errorf("%d bytes were read", len(got))
+	}
 }
 
 func TestMessageIDIsAWord(t *testing.T) {
