@@ -254,7 +254,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 		Operational: func(_ context.Context, s *store.Subscription, eventType string) {
 			d.dispatcher.Announce(s.ID, eventType)
 		},
-		Notifier:   messages{d.notifier},
+		Notifier: messages{d.notifier}, Subject: d.subject,
 		Status:     d.laneStatus,
 		Ready:      d.ready,
 		Logger:     d.logger.With("part", "api"),
@@ -318,6 +318,7 @@ func apiSettings(c *config.Config) (api.Settings, error) {
 	}
 	s := api.Settings{
 		BodyBytes: int64(c.Limits.BodyBytes), PayloadBytes: int64(c.Limits.PayloadBytes), RatePerToken: c.Limits.RatePerToken,
+		SendAhead: sendAhead(c.Retention.Events), FCMTokenOrigin: c.Providers.FCM.URL,
 		MaxSubscriptionsPerAccount: c.Subscriptions.MaxPerAccount, ValidationRequired: c.Subscriptions.Validation == "required", AdminMoved: c.Admin.Address != "",
 		Policy: store.DeliveryPolicy{
 			MaxConcurrency: c.Delivery.MaxConcurrency, OnDisabled: store.OnDisabled(c.Delivery.OnDisabled),

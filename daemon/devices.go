@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -77,4 +78,23 @@ type messages struct{ *notification.Notifier }
 // Send makes a message durable for every device it goes to.
 func (m messages) Send(ctx context.Context, message *store.Message) (store.Sent, error) {
 	return m.Accept(ctx, message)
+}
+
+// subject is under what push services reach the operator: the public URL, as far as it is one.
+func (d *Daemon) subject() string {
+	u, err := url.Parse(d.o.Config.PublicURL)
+	if err != nil || u.Scheme != "https" {
+		return ""
+	}
+	subject := "https://" + u.Hostname()
+	if store.CheckVAPIDSubject(subject) != nil {
+		return ""
+	}
+	return subject
+}
+
+// sendAhead is how far ahead a message may be scheduled: so that a day is left to send it, or half of the time for which events are kept.
+func sendAhead(kept time.Duration) time.Duration {
+	const day = 24 * time.Hour
+	return max(min(kept-day, 365*day), kept/2)
 }

@@ -123,7 +123,8 @@ func (n *Notifier) unexpanded(ctx context.Context, accountID string, e *queue.Ev
 // fill counts the devices of a message and describes a page of them.
 func (n *Notifier) fill(ctx context.Context, accountID string, v *store.MessageView, spans []span, skip, limit int) error {
 	now := time.Now()
-	at := 0 // how many came before
+	at := 0                // how many came before
+	reached := v.CreatedAt // when the last of those described got where it is
 	for _, s := range spans {
 		for s.n > 0 {
 			part := span{s.first, min(s.n, viewPage)}
@@ -148,6 +149,9 @@ func (n *Notifier) fill(ctx context.Context, accountID string, v *store.MessageV
 					return err
 				}
 				n.count(v, device.Status, device.Reason, now)
+				if device.At.After(reached) {
+					reached = device.At
+				}
 				v.Devices = append(v.Devices, device)
 			}
 			at += len(ds)
@@ -163,6 +167,9 @@ func (n *Notifier) fill(ctx context.Context, accountID string, v *store.MessageV
 		v.Status, v.Reason = store.MessageSent, ""
 	default:
 		v.Status = store.MessageFailed
+	}
+	if v.At = v.CreatedAt; v.Status != store.MessageQueued {
+		v.At = reached
 	}
 	return nil
 }
