@@ -91,7 +91,7 @@ func judge(status int, h http.Header, body []byte, project string, now time.Time
 		r.Class, r.Error = queue.ClassDelivered, ""
 		r.MessageID, r.Device = a.Name, sender.DeviceSeen
 		return r, false
-	case status >= 300 && status <= 399:
+	case status < 400:
 		r.Error += "; redirects are not followed"
 		return r, false
 	}
