@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/big"
 	"net"
 	"net/http"
@@ -116,9 +117,7 @@ func (b *Behaviour) perform(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Connection", "close") // to which the server of net/http makes GOAWAY
 		return false
 	}
-	for name, values := range b.Header {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), b.Header)
 	w.WriteHeader(b.Status)
 	rest := b.Body
 	for b.Pause > 0 && rest != "" {
@@ -127,10 +126,10 @@ func (b *Behaviour) perform(w http.ResponseWriter, r *http.Request) bool {
 			return true
 		}
 		n := min(16, len(rest))
-		_, _ = io.WriteString(w, rest[:n])
+		_, _ = io.WriteString(w, rest[:n]) //nolint:gosec // it is what the test ordered, for no browser
 		rest = rest[n:]
 	}
-	_, _ = io.WriteString(w, rest)
+	_, _ = io.WriteString(w, rest) //nolint:gosec // as above
 	return true
 }
 
@@ -224,7 +223,7 @@ func (s *server) start(h http.Handler, streams int) error {
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // listening on loopback does not block
 	if err != nil {
 		return fmt.Errorf("listen for a stand-in: %w", err)
 	}

@@ -172,7 +172,7 @@ func (s *Sender) post(ctx context.Context, o *owner, key *store.FCM, to Target, 
 		return failed(queue.ClassRetry, s.describe(err, "FCM", u.Hostname(), time.Since(started))), false
 	}
 	// An answer may repeat what it was asked.
-	answer := masked(masked(readBody(resp.Body), to.Token, "<token>"), token, "<secret>")
+	answer := masked(masked(readBody(resp), to.Token, "<token>"), token, "<secret>")
 	r, refused := judge(resp.StatusCode, resp.Header, answer, key.ProjectID, time.Now())
 	r.Response = answer[:min(len(answer), queue.MaxResponse)]
 	return r, refused
@@ -222,13 +222,13 @@ func request(to Target, message []byte, validateOnly bool) []byte {
 }
 
 // readBody reads and closes the body, up to MaxBody and for no longer than bodyPatience. A body that ended is what lets its stream go.
-func readBody(body io.ReadCloser) []byte {
+func readBody(resp *http.Response) []byte {
 	// Closing is what makes a Read return that waits for the server.
-	patience := time.AfterFunc(bodyPatience, func() { _ = body.Close() })
+	patience := time.AfterFunc(bodyPatience, func() { _ = resp.Body.Close() })
 	defer patience.Stop()
 	// What was read before an error is all there is.
-	b, _ := io.ReadAll(io.LimitReader(body, MaxBody))
-	_ = body.Close()
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, MaxBody))
+	_ = resp.Body.Close()
 	return b
 }
 
