@@ -11,6 +11,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -81,9 +82,7 @@ const jwtHeader = `{"alg":"RS256","typ":"JWT","kid":"` + fcmKeyID + `"}`
 func (c *caller) claims(change map[string]any) map[string]any {
 	now := time.Now().Unix()
 	m := map[string]any{"iss": c.f.email(), "scope": fcmScope, "aud": c.f.URL() + "/token", "iat": now, "exp": now + 3600}
-	for k, v := range change {
-		m[k] = v
-	}
+	maps.Copy(m, change)
 	return m
 }
 
