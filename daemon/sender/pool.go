@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"sync"
+	"time"
 )
 
 // Pool sends requests over a fixed number of HTTP/2 connections to each host: providers take many connections for an attack, and
@@ -179,8 +180,14 @@ func (p *Pool) done(c *pooled) {
 	idle := c.retired && c.underWay == 0
 	p.mu.Unlock()
 	if idle {
-		c.transport.CloseIdleConnections()
+		c.close()
 	}
+}
+
+// close closes a connection that has nothing under way, also when net/http has not noticed yet that its last stream has ended.
+func (c *pooled) close() {
+	c.transport.CloseIdleConnections()
+	time.AfterFunc(time.Second, c.transport.CloseIdleConnections)
 }
 
 // answer is the body of an answer, with which its request ends.
@@ -220,6 +227,6 @@ func (p *Pool) retire(line []*pooled) {
 	}
 	p.mu.Unlock()
 	for _, c := range line {
-		c.transport.CloseIdleConnections()
+		c.close()
 	}
 }

@@ -168,8 +168,10 @@ func TestPoolRenew(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		for int(b.closed.Load()) != n+1 {
-			time.Sleep(time.Millisecond)
+		for deadline := time.Now().Add(20 * time.Second); int(b.closed.Load()) != n+1; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the connection is not closed")
+			}
 		}
 		if o := b.opened.Load(); int(o) != n+1 {
 			t.Errorf("%d connections were opened", o)

@@ -2,6 +2,7 @@ package standin
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
@@ -78,7 +79,7 @@ type apnsConn struct {
 func (c *apnsConn) Read(p []byte) (int, error) {
 	if !c.greeted {
 		c.greeted = true
-		if err := c.tls.Handshake(); err != nil { // net/http has set a deadline
+		if err := c.tls.HandshakeContext(context.Background()); err != nil { // net/http has set a deadline
 			return 0, err
 		}
 		if c.tls.ConnectionState().NegotiatedProtocol != "h2" {

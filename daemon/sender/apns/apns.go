@@ -38,6 +38,8 @@ const (
 	// unused is after what time connections and token of an owner are dropped; Apple asks to keep connections open, and does not mind an hour
 	// without a push.
 	unused = time.Hour
+	// renewInterval is how long connections are kept at least before all are replaced by new ones.
+	renewInterval = 10 * time.Second
 	// maxBody is more than any answer of APNs has.
 	maxBody = queue.MaxResponse
 )
@@ -52,7 +54,7 @@ type Options struct {
 	UserAgent string
 	// Connections is how many there may be for each key and environment; 0 means 4.
 	Connections int
-	// Logger is told when credentials are used for the first time, or are none; nil discards.
+	// Logger is told when connections are replaced by new ones because APNs wants it; nil discards.
 	Logger *slog.Logger
 }
 
@@ -165,10 +167,10 @@ func (s *Sender) attempt(ctx context.Context, owner string, key *store.APNs, p *
 				a.tokens.tooMany()
 			}
 		case reasonUnrelatedKey, reasonIdleTimeout:
-			pool.renew(r.StartedAt)
+			s.renew(pool, owner, reason)
 			again = true
 		case reasonShutdown:
-			pool.renew(r.StartedAt)
+			s.renew(pool, owner, reason)
 		}
 		if !again || second {
 			return r
@@ -294,15 +296,17 @@ type connections struct {
 	renewed time.Time
 }
 
-// renew opens new connections, unless that has been done since the request that asks for it was made: many may ask at once.
-func (c *connections) renew(since time.Time) {
+// renew opens new connections, unless it has just done so: many may ask at once, and a key that is never taken must not open them without end.
+func (s *Sender) renew(c *connections, owner, reason string) {
+	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.renewed.After(since) {
+	if !c.renewed.IsZero() && now.Sub(c.renewed) < renewInterval {
 		return
 	}
-	c.renewed = time.Now()
+	c.renewed = now
 	c.Renew()
+	s.log.Info("connections to apns renewed", "owner", owner, "reason", reason)
 }
 
 func (a *app) close() {

@@ -211,7 +211,7 @@ func TestReactions(t *testing.T) {
 		before := w.apns.Stats().Requests
 		w.apns.Answer(device, c.requests, standin.APNsAnswer{Status: c.status, Reason: c.reason, Timestamp: died})
 		r := w.send(t, push())
-		if r.Class != c.class || r.Status != c.status || r.Outcome.Reason != c.why || r.Device != c.device || r.Wait != c.wait ||
+		if r.Class != c.class || r.Status != c.status || r.Reason != c.why || r.Device != c.device || r.Wait != c.wait ||
 			r.Innocent != c.innocent || r.RetryAfter != 0 || r.MessageID != "" {
 			t.Errorf("%d %s: %+v", c.status, c.reason, r)
 		}
@@ -271,7 +271,7 @@ func TestManyRenewOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := w.apns.Stats().Connections; n > 3*defaultConnections {
+	if n := w.apns.Stats().Connections; n > 2*defaultConnections {
 		t.Errorf("%d connections", n)
 	}
 }
@@ -479,8 +479,10 @@ func TestGoAwayUnseen(t *testing.T) {
 			}
 		})
 	}
-	for w.apns.Stats().Streams < 50 {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(10 * time.Second); w.apns.Stats().Streams < 20; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not enough is under way: %+v", w.apns.Stats())
+		}
 	}
 	if err := w.apns.GoAway("Shutdown", true); err != nil {
 		t.Error(err)
