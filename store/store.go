@@ -165,9 +165,9 @@ const (
 	ScopePublish Scope = "publish"
 	// ScopeSubscribe: manage the account's subscriptions and deliveries, read resources.
 	ScopeSubscribe Scope = "subscribe"
-	// ScopeDevices: register device tokens.
+	// ScopeDevices: register, list and delete devices, read implementations.
 	ScopeDevices Scope = "devices"
-	// ScopeSend: send notifications, manage implementations.
+	// ScopeSend: send notifications, manage implementations, read devices.
 	ScopeSend Scope = "send"
 	// ScopeAdmin: all of it for any account, and accounts and tokens.
 	ScopeAdmin Scope = "admin"

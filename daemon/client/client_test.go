@@ -531,6 +531,116 @@ func TestCalls(t *testing.T) {
 			`[{"id":"d8"}]`,
 			[]Delivery{{ID: "d8"}},
 		},
+		{
+			"create implementation",
+			func(c *Client) (any, error) {
+				return c.CreateImplementation(ctx, ImplementationInput{
+					ID: "app", Android: &AndroidInput{json.RawMessage(`{"a":1}`)}, IOS: &IOSInput{Certificate: []byte("x"), Password: "p"}, Web: &WebInput{VAPID: VAPIDInput{Subject: "mailto:a@b.example"}},
+				})
+			},
+			seen{"POST", "/implementations", "application/json", "", `{"id":"app","android":{"serviceAccount":{"a":1}},"ios":{"certificate":"eA==","password":"p"},"web":{"vapid":{"subject":"mailto:a@b.example"}}}`},
+			`{"id":"app","android":{"serviceAccount":{"project_id":"p"}},"status":[{"platform":"android","provider":"fcm","state":"active","waiting":3}],"statusSigningSecret":"whsec_x"}`,
+			Implementation{
+				ID: "app", Android: &AndroidInfo{&ServiceAccountInfo{ProjectID: "p"}},
+				Status: []PlatformStatus{{Platform: "android", Provider: "fcm", State: "active", Waiting: 3}}, StatusSigningSecret: "whsec_x",
+			},
+		},
+		{
+			"implementation",
+			func(c *Client) (any, error) { return c.Implementation(ctx, "app") },
+			seen{"GET", "/implementations/app", "", "", ""},
+			`{"id":"app","ios":{"provider":"fcm"}}`,
+			Implementation{ID: "app", IOS: &IOSInfo{Provider: "fcm"}},
+		},
+		{
+			"implementations",
+			func(c *Client) (any, error) { return collect(c.Implementations(ctx)) },
+			seen{"GET", "/implementations", "", "", ""},
+			`[{"id":"app"}]`,
+			[]Implementation{{ID: "app"}},
+		},
+		{
+			"patch implementation",
+			func(c *Client) (any, error) { return c.PatchImplementation(ctx, "app", map[string]any{"web": nil}) },
+			seen{"PATCH", "/implementations/app", "application/merge-patch+json", "", `{"web":null}`},
+			`{"id":"app"}`,
+			Implementation{ID: "app"},
+		},
+		{
+			"delete implementation",
+			func(c *Client) (any, error) { return nil, c.DeleteImplementation(ctx, "app") },
+			seen{"DELETE", "/implementations/app", "", "", ""},
+			"", nil,
+		},
+		{
+			"register device",
+			func(c *Client) (any, error) {
+				return nil, c.RegisterDevice(ctx, DeviceIOS, Registration{ContactID: "+31", ImplementationID: "app", Token: "aa", Replaces: "bb", Locale: "nl"})
+			},
+			seen{"POST", "/messages/ios", "application/json", "", `{"routeeContactId":"+31","token":"aa","implementationId":"app","replaces":"bb","locale":"nl"}`},
+			`{"routeeContactId":"+31"}`, nil,
+		},
+		{
+			"devices",
+			func(c *Client) (any, error) { return collect(c.Devices(ctx, "a/b", "app")) },
+			seen{"GET", "/contacts/a%2Fb/devices?implementationId=app", "", "", ""},
+			`[{"id":"dev_1","tokenHint":"x"}]`,
+			[]Device{{ID: "dev_1", TokenHint: "x"}},
+		},
+		{
+			"device",
+			func(c *Client) (any, error) { return c.Device(ctx, "dev_1") },
+			seen{"GET", "/devices/dev_1", "", "", ""},
+			`{"id":"dev_1"}`,
+			Device{ID: "dev_1"},
+		},
+		{
+			"delete device",
+			func(c *Client) (any, error) { return nil, c.DeleteDevice(ctx, "dev_1") },
+			seen{"DELETE", "/devices/dev_1", "", "", ""},
+			"", nil,
+		},
+		{
+			"delete contact",
+			func(c *Client) (any, error) { return nil, c.DeleteContact(ctx, "+31") },
+			seen{"DELETE", "/contacts/+31", "", "", ""},
+			"", nil,
+		},
+		{
+			"send message",
+			func(c *Client) (any, error) {
+				return c.SendMessage(ctx, Message{ImplementationID: "app", ContactID: "c", IdempotencyKey: "k", Notification: Notification{Body: &NotificationBody{Title: "T"}}})
+			},
+			seen{"POST", "/messages", "application/json", "", `{"implementationId":"app","routeeContactId":"c","body":{"title":"T"},"idempotencyKey":"k"}`},
+			`{"trackingId":"evt_1"}`, "evt_1",
+		},
+		{
+			"try message to many",
+			func(c *Client) (any, error) {
+				return c.TryMessage(ctx, Message{ImplementationID: "app", Contacts: []string{"c"}, Notification: Notification{Silent: true}})
+			},
+			seen{"POST", "/messages/multicast", "application/json", "", `{"implementationId":"app","contacts":["c"],"silent":true,"dryRun":true}`},
+			`{"dryRun":true,"devices":2,"payloadBytes":{"ios":9}}`, DryRun{2, map[string]int{"ios": 9}},
+		},
+		{
+			"message",
+			func(c *Client) (any, error) { return c.Message(ctx, "evt_1", "5", 10) },
+			seen{"GET", "/messages/evt_1?after=5&limit=10", "", "", ""},
+			`{"trackingId":"evt_1","status":"SENT","devices":[{"deviceId":"dev_1","status":"SENT","statuses":[{"status":"QUEUED"}]}],"next":"15"}`,
+			MessageStatus{
+				TrackingID: "evt_1", Status: MessageSent, Next: "15",
+				Devices: []MessageDevice{{DeviceID: "dev_1", Status: MessageSent, Statuses: []StatusInfo{{Status: MessageQueued}}}},
+			},
+		},
+		{
+			"create subscription that notifies",
+			func(c *Client) (any, error) {
+				return c.CreateSubscription(ctx, SubscriptionInput{Notification: &NotificationTemplate{ImplementationID: "app", ContactID: "{{id}}"}})
+			},
+			seen{"POST", "/subscriptions", "application/json", "", `{"notification":{"implementationId":"app","routeeContactId":"{{id}}"}}`},
+			`{"id":"s1","notification":{"implementationId":"app","routeeContactId":"{{id}}","ttl":5}}`,
+			Subscription{ID: "s1", Notification: &NotificationTemplate{ImplementationID: "app", ContactID: "{{id}}", Notification: Notification{TTL: new(5)}}},
+		},
 	} {
 		for name, call := range left {
 			if call.MatchString(c.want.method + " " + c.want.target) {

@@ -34,8 +34,10 @@ const ValidationCloudEvents = "cloudevents"
 type Subscription struct {
 	// ID is a UUID, version 7.
 	ID string `json:"id"`
-	// DataCallbackURL is where pushes go.
-	DataCallbackURL string `json:"dataCallbackURL"`
+	// DataCallbackURL is where pushes go; empty when there is a Notification.
+	DataCallbackURL string `json:"dataCallbackURL,omitempty"`
+	// Notification is what notification an event becomes, in place of a push; nil for a push.
+	Notification *NotificationTemplate `json:"notification,omitempty"`
 	// ValidationCallbackURL is where the validation record goes; empty when the subscription names none.
 	ValidationCallbackURL string `json:"validationCallbackURL,omitempty"`
 	// Validation is ValidationCloudEvents, or "" for the confirmation of a record.
@@ -104,8 +106,12 @@ type AuthenticationInfo struct {
 // SubscriptionInput is what a subscription is made from. Members left at their zero value take the
 // daemon's default, which the field names.
 type SubscriptionInput struct {
-	// DataCallbackURL is where pushes go: absolute, http or https, no user info, no fragment; required.
+	// DataCallbackURL is where pushes go: absolute, http or https, no user info, no fragment; required, unless there is a
+	// Notification.
 	DataCallbackURL string
+	// Notification is what notification an event becomes, in place of a push; it excludes all that is about pushes, and needs the
+	// send scope beside the subscribe scope.
+	Notification *NotificationTemplate
 	// ValidationCallbackURL is where the validation record goes, of the same form: the subscription is pending until its
 	// receiver has confirmed it. Empty means that it is not asked to, unless the daemon requires it.
 	ValidationCallbackURL string
@@ -165,7 +171,7 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 		secret = b
 	}
 	return encode(struct {
-		DataCallbackURL   string          `json:"dataCallbackURL"`
+		DataCallbackURL   string          `json:"dataCallbackURL,omitempty"`
 		ValidationURL     string          `json:"validationCallbackURL,omitempty"`
 		Validation        string          `json:"validation,omitempty"`
 		ExportFormat      string          `json:"exportFormat,omitempty"`
@@ -182,9 +188,11 @@ func (s SubscriptionInput) MarshalJSON() ([]byte, error) {
 		SignatureScheme   string          `json:"signatureScheme,omitempty"`
 		SigningSecret     json.RawMessage `json:"signingSecret,omitempty"`
 		Delivery          *DeliveryPolicy `json:"delivery,omitempty"`
+
+		Notification *NotificationTemplate `json:"notification,omitempty"`
 	}{
 		s.DataCallbackURL, s.ValidationCallbackURL, s.Validation, s.ExportFormat, s.NumberOfRecords, s.MaxWaitSeconds, s.Resource, s.Events, s.Filter, s.Payload,
-		s.Method, s.Authentication, s.ClientCertificate, s.MessageSignature, s.SignatureScheme, secret, s.Delivery,
+		s.Method, s.Authentication, s.ClientCertificate, s.MessageSignature, s.SignatureScheme, secret, s.Delivery, s.Notification,
 	})
 }
 

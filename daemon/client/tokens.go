@@ -13,9 +13,9 @@ const (
 	ScopePublish = "publish"
 	// ScopeSubscribe: manage the account's subscriptions and deliveries, read events and resources.
 	ScopeSubscribe = "subscribe"
-	// ScopeDevices: register device tokens.
+	// ScopeDevices: register, list and delete devices, read implementations.
 	ScopeDevices = "devices"
-	// ScopeSend: send notifications.
+	// ScopeSend: send notifications, manage implementations, read devices.
 	ScopeSend = "send"
 	// ScopeAdmin: all of it, for any account, and accounts and tokens.
 	ScopeAdmin = "admin"
