@@ -87,7 +87,7 @@ func (a *API) listDeliveries(c *call) error {
 	var fs faults
 	q := c.r.URL.Query()
 	limit := limitOf(q, &fs, defaultLimit)
-	f := queue.DeliveryFilter{AccountID: c.account.ID, EventID: q.Get("event"), State: queue.State(q.Get("state")), Held: c.held()}
+	f := queue.DeliveryFilter{AccountID: c.account.ID, EventID: q.Get("event"), State: queue.State(q.Get("state")), Held: c.held(), Without: messagePrefix}
 	if s := q.Get("subscription"); s != "" {
 		id, err := store.ParseSubscriptionID(s)
 		if err != nil {
@@ -169,10 +169,7 @@ func (a *API) delivery(c *call, status int) error {
 	if err != nil {
 		return err
 	}
-	d, attempts, err := a.queue.Delivery(c.r.Context(), c.account.ID, id)
-	if errors.Is(err, queue.ErrNotFound) {
-		return errNoDelivery()
-	}
+	d, attempts, err := a.shownDelivery(c.r.Context(), c.account.ID, id)
 	if err != nil {
 		return err
 	}
@@ -184,6 +181,15 @@ func (a *API) delivery(c *call, status int) error {
 		v.State, v.NextAttemptAt = string(queue.StateHeld), time.Time{}
 	}
 	return c.answer(status, v)
+}
+
+// shownDelivery finds a delivery, unless it is of a notification.
+func (a *API) shownDelivery(ctx context.Context, accountID string, id queue.DeliveryID) (*queue.Delivery, []queue.Attempt, error) {
+	d, attempts, err := a.queue.Delivery(ctx, accountID, id)
+	if errors.Is(err, queue.ErrNotFound) || err == nil && strings.HasPrefix(d.EventType, messagePrefix) {
+		return nil, nil, errNoDelivery()
+	}
+	return d, attempts, err
 }
 
 func (c *call) deliveryID() (queue.DeliveryID, error) {
@@ -216,6 +222,9 @@ func (a *API) retryDelivery(c *call) error {
 		return err
 	}
 	if err := a.refuseDiscarding(c.r.Context(), c.account.ID, store.SubscriptionID(id.Lane)); err != nil {
+		return err
+	}
+	if _, _, err := a.shownDelivery(c.r.Context(), c.account.ID, id); err != nil {
 		return err
 	}
 	err = a.queue.Retry(c.r.Context(), c.account.ID, id)

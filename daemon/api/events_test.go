@@ -574,3 +574,32 @@ func FuzzEvents(f *testing.F) {
 		}
 	})
 }
+
+// What notifications are made of is nobody's event, and no delivery of one.
+func TestMessagesAreNoEvents(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	lane := queue.Lane{1}
+	receipts, err := b.queue.Accept(t.Context(), []queue.Submission{
+		{Event: queue.Event{AccountID: "acme", ID: "m1", Type: "herald.message.device", Data: []byte("{}")}, Lanes: []queue.Lane{lane}},
+		{Event: queue.Event{AccountID: "acme", ID: "e1", Type: "herald.ping", Data: []byte("{}")}, Lanes: []queue.Lane{lane}},
+	})
+	if err != nil || len(receipts) != 2 {
+		t.Fatal(receipts, err)
+	}
+	for _, path := range []string{"/events", "/deliveries"} {
+		if list := wantJSON[[]jsonObject](t, b.request("GET", path, "both", ""), 200); len(list) != 1 || strings.Contains(fmt.Sprint(list), "m1") {
+			t.Errorf("%s: %v", path, list)
+		}
+	}
+	wantProblem(t, b.request("GET", "/events/m1", "both", ""), 404)
+	id := b.queue.deliveries[0].ID.String()
+	if b.queue.deliveries[0].EventID != "m1" {
+		id = b.queue.deliveries[1].ID.String()
+	}
+	wantProblem(t, b.request("GET", "/deliveries/"+id, "both", ""), 404)
+	wantProblem(t, b.request("POST", "/deliveries/"+id+"/retry", "both", ""), 404)
+	if len(b.queue.retried) != 0 {
+		t.Errorf("retried are %v", b.queue.retried)
+	}
+}
