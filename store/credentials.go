@@ -142,7 +142,7 @@ func marshalKey(key any) ([]byte, error) {
 }
 
 // DefaultTokenURI is where Google gives tokens to service accounts.
-const DefaultTokenURI = "https://oauth2.googleapis.com/token"
+const DefaultTokenURI = "https://oauth2.googleapis.com/token" //nolint:gosec // an address
 
 // CheckTokenURI judges the token_uri of a service account: whoever is there gets a signed assertion, and Herald asks for whatever it says, so
 // it is Google's, or of the origin given, that of the operator's own; "" for none.

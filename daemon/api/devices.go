@@ -147,12 +147,13 @@ func (a *API) readToken(f *fields, p store.Platform) tokenInput {
 	}
 	n, is := f.get("token", want, kinds...)
 	kind, kindIs := f.choice("tokenType", string(store.TokenPlain), string(store.TokenFID))
-	switch {
-	case is == wrong:
+	switch is {
+	case wrong:
 		return in
-	case is == absent, is == null:
+	case absent, null:
 		f.fault("token", "must not be blank: it is needed, as the app was given it")
 		return in
+	case given:
 	}
 	in.device.Token = n.text
 	if p == store.PlatformWeb && strings.HasPrefix(strings.TrimSpace(n.text), "{") {

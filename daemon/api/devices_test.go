@@ -135,6 +135,7 @@ func TestDevices_RefusedAsPublished(t *testing.T) {
 		{"android", `{"contactId":"` + strings.Repeat("x", 257) + `","token":"t","implementationId":"app"}`, "Error in getting routee Contact: contactId: ", "256 bytes"},
 	} {
 		p := wantProblem(t, b.request("POST", "/messages/"+c.path, "dev", c.body), 400, c.word)
+		//nolint:misspell // the published spelling
 		if p.Title != "error occured" || !strings.HasPrefix(p.Detail, c.begin) || len(p.Errors) != 1 {
 			t.Errorf("%s: %+v", c.body, p)
 		}

@@ -41,7 +41,7 @@ var catalogue = [...]struct {
 	title  string
 }{
 	badRequest:       {http.StatusBadRequest, "Bad request"},
-	notRegistered:    {http.StatusBadRequest, "error occured"}, // the published spelling
+	notRegistered:    {http.StatusBadRequest, "error occured"}, //nolint:misspell // the published spelling
 	unauthorized:     {http.StatusUnauthorized, "Not authenticated"},
 	forbidden:        {http.StatusForbidden, "Not allowed"},
 	suspended:        {http.StatusForbidden, "Account suspended"},

@@ -620,7 +620,8 @@ func TestCalls(t *testing.T) {
 				return c.TryMessage(ctx, Message{ImplementationID: "app", Contacts: []string{"c"}, Notification: Notification{Silent: true}})
 			},
 			seen{"POST", "/messages/multicast", "application/json", "", `{"implementationId":"app","contacts":["c"],"silent":true,"dryRun":true}`},
-			`{"dryRun":true,"devices":2,"payloadBytes":{"ios":9}}`, DryRun{2, map[string]int{"ios": 9}},
+			`{"dryRun":true,"devices":2,"payloadBytes":{"ios":9}}`,
+			DryRun{2, map[string]int{"ios": 9}},
 		},
 		{
 			"message",
