@@ -204,14 +204,15 @@ func (s *Subscription) wantsEvents() bool {
 }
 
 // Selects returns a function that says whether an event of this type, on this resource, with this data is one that the
-// subscription wants, by its selection as it is now and whatever its state, as Matcher.Select does for all; never a test event, which was for one subscription. The function is not
+// subscription wants, by its selection as it is now and whatever its state, as Matcher.Select does for all; never a test event, which was for one subscription, nor a part of a
+// message to devices. The function is not
 // safe for concurrent use.
 func (s *Subscription) Selects() func(eventType, resource string, data []byte) bool {
 	var m Matcher
 	m.Replace(nil, &Subscription{ID: s.ID, AccountID: s.AccountID, State: StateActive, Resource: s.Resource, Events: s.Events, Filter: s.Filter})
 	var ids []SubscriptionID
 	return func(eventType, resource string, data []byte) bool {
-		if eventType == PingType {
+		if eventType == PingType || strings.HasPrefix(eventType, MessagePrefix) {
 			return false
 		}
 		ids, _ = m.Select(s.AccountID, eventType, resource, data, ids[:0])

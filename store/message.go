@@ -23,6 +23,10 @@ type Message struct {
 	DryRun bool
 }
 
+// MessagePrefix begins the types of the events that messages to devices are made of. They are the queue's affair: nobody publishes them,
+// and no subscription selects them, by whatever pattern.
+const MessagePrefix = OwnPrefix + "message"
+
 // Limits of a message.
 const (
 	MaxContacts       = 10_000

@@ -87,7 +87,7 @@ func (a *API) listDeliveries(c *call) error {
 	var fs faults
 	q := c.r.URL.Query()
 	limit := limitOf(q, &fs, defaultLimit)
-	f := queue.DeliveryFilter{AccountID: c.account.ID, EventID: q.Get("event"), State: queue.State(q.Get("state")), Held: c.held(), Without: messagePrefix}
+	f := queue.DeliveryFilter{AccountID: c.account.ID, EventID: q.Get("event"), State: queue.State(q.Get("state")), Held: c.held(), Without: store.MessagePrefix}
 	if s := q.Get("subscription"); s != "" {
 		id, err := store.ParseSubscriptionID(s)
 		if err != nil {
@@ -186,7 +186,7 @@ func (a *API) delivery(c *call, status int) error {
 // shownDelivery finds a delivery, unless it is of a notification.
 func (a *API) shownDelivery(ctx context.Context, accountID string, id queue.DeliveryID) (*queue.Delivery, []queue.Attempt, error) {
 	d, attempts, err := a.queue.Delivery(ctx, accountID, id)
-	if errors.Is(err, queue.ErrNotFound) || err == nil && strings.HasPrefix(d.EventType, messagePrefix) {
+	if errors.Is(err, queue.ErrNotFound) || err == nil && strings.HasPrefix(d.EventType, store.MessagePrefix) {
 		return nil, nil, errNoDelivery()
 	}
 	return d, attempts, err

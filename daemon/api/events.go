@@ -10,14 +10,11 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"herald/queue"
+	"herald/store"
 )
 
 // defaultLimit is the length of a page of events or deliveries.
 const defaultLimit = 100
-
-// messagePrefix begins the types of the events that notifications are made of. They are the queue's affair, and shown by GET
-// /messages/{message} alone.
-const messagePrefix = reservedPrefix + "message"
 
 // appendString appends a JSON string. What is not UTF-8 is replaced.
 func appendString(dst []byte, s string) []byte {
@@ -56,7 +53,7 @@ func appendEvent(dst []byte, e *queue.Event) []byte {
 func (a *API) listEvents(c *call) error {
 	var fs faults
 	q := c.r.URL.Query()
-	f := queue.EventFilter{AccountID: c.account.ID, After: q.Get("after"), Without: messagePrefix}
+	f := queue.EventFilter{AccountID: c.account.ID, After: q.Get("after"), Without: store.MessagePrefix}
 	limit := limitOf(q, &fs, defaultLimit)
 	if f.After != "" && checkEventID(f.After) != nil {
 		fs.add("after", "must be the id of an event")
@@ -91,7 +88,7 @@ func (a *API) readEvent(c *call) error {
 		return gone
 	}
 	e, err := a.queue.Event(c.r.Context(), c.account.ID, id)
-	if errors.Is(err, queue.ErrNotFound) || err == nil && strings.HasPrefix(e.Type, messagePrefix) {
+	if errors.Is(err, queue.ErrNotFound) || err == nil && strings.HasPrefix(e.Type, store.MessagePrefix) {
 		return gone
 	}
 	if err != nil {

@@ -112,13 +112,17 @@ func (d *Dispatcher) failure(l *lane, probe bool, retryAfter time.Duration, now 
 		if at := int64(now.Sub(d.epoch)) + int64(retryAfter); retryAfter > 0 && at > t.probeAt {
 			d.probeAt(l, now.Add(retryAfter), now)
 		}
-	case h.failures >= breakerAfter:
+	case h.failures >= breakerAfter, retryAfter > 0 && l.policy.devices:
+		// A provider that asks for a pause is asking all of the app's notifications, and with the breaker the pause survives a restart.
 		h.openedAt, h.probes = now.UnixMilli(), 0
 		l.window = 1
 		d.open++
 		d.metrics.transitions[BreakerOpen].Inc()
 		d.nextProbe(l, retryAfter, now)
 		d.unsaved(l)
+		if l.policy.devices {
+			rouse(d.keepNow)
+		}
 	case retryAfter > 0:
 		l.rest = max(l.rest, int64(now.Sub(d.epoch))+int64(retryAfter))
 	}

@@ -96,8 +96,9 @@ type policy struct {
 	burst        int
 	allowed      int // pushes a minute, 0 for no limit
 	disableAfter store.DisableAfter
-	// implementation and lane name a lane of an implementation, for the log.
+	// implementation and lane name a lane of an implementation, for the log; devices says that it leads to a provider.
 	implementation, lane string
+	devices              bool
 }
 
 // targetSeed makes the targets of one process comparable, and of no use to anyone else.
@@ -116,7 +117,7 @@ func (d *Dispatcher) policyOf(sub *store.Subscription, defaults *Defaults) *poli
 		rate:    defaults.RateLimit, allowed: sub.AllowedRate(), disableAfter: effectiveDisableAfter(sub, defaults),
 	}
 	if sub.Role != store.RoleNone {
-		p.implementation, p.lane = sub.ImplementationID, laneName(sub)
+		p.implementation, p.lane, p.devices = sub.ImplementationID, laneName(sub), sub.Role == store.RoleDevices
 	}
 	if own.RetrySchedule != "" {
 		s, err := queue.ParseSchedule(own.RetrySchedule)

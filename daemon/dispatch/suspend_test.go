@@ -187,3 +187,29 @@ func TestSettling(t *testing.T) {
 		}
 	})
 }
+
+// A provider that asks for a pause gets it for all of the platform, also from the daemon that is started again meanwhile.
+func TestProviderPause(t *testing.T) {
+	t.Parallel()
+	var f provider
+	f.out = queue.Outcome{Class: queue.ClassRetry, Status: 429, RetryAfter: 10 * time.Minute}
+	inBubble(t, Options{Sender: sendFunc(f.send), Defaults: Defaults{Schedule: mustSchedule(t, "5s,5s,5s")}}, func(t *testing.T, b *bench) {
+		lane := nth(byte(store.LaneAndroid))
+		b.subscribe(lane, ofDevices)
+		b.q.add(lane, 10)
+		start := time.Now()
+		synctest.Wait()
+		if h := b.sub(lane).Health; len(f.times()) != 1 || !h.ProbeAt.Equal(start.Add(10*time.Minute)) || h.Suspended != "" {
+			t.Fatalf("%d attempts, the store has %+v", len(f.times()), h)
+		}
+		time.Sleep(10*time.Minute - 1)
+		synctest.Wait()
+		if got := len(f.times()); got != 1 {
+			t.Fatalf("%d attempts in the pause", got)
+		}
+		f.out = queue.Outcome{Class: queue.ClassDelivered}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		b.q.done(t, 10)
+	})
+}

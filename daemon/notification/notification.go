@@ -32,16 +32,14 @@ import (
 
 // The types of the events that messages are made of. They are nobody's to publish or to list.
 const (
-	// TypePrefix is what all of them begin with.
-	TypePrefix = "herald.message"
 	// typeMessage is a message to several devices, or to many contacts.
-	typeMessage = TypePrefix
+	typeMessage = store.MessagePrefix
 	// typeDevice is a message to one device.
-	typeDevice = TypePrefix + ".device"
+	typeDevice = store.MessagePrefix + ".device"
 	// typePage is a page of a message to many contacts: its devices follow.
-	typePage = TypePrefix + ".page"
+	typePage = store.MessagePrefix + ".page"
 	// TypeStatus is a change of status, for a callback URL.
-	TypeStatus = TypePrefix + ".status"
+	TypeStatus = store.MessagePrefix + ".status"
 )
 
 // Pusher makes an attempt to push an event to an HTTP callback.
