@@ -413,6 +413,7 @@ func TestContract_D39_ErrorRulesHoldForAllCalls(t *testing.T) {
 	h := start(t)
 	powerless := h.token("default", "publish")
 	powerlessToo := h.token("default", "subscribe")
+	h.admin().do("POST", "/implementations", fields{"id": "some"}).is(200)
 	for _, r := range routes() {
 		h.as("").do(r.method, r.path, r.sample()).problem(401)
 		a := h.as("hrld_nobody-knows-this-token").do(r.method, r.path, r.sample())
@@ -430,7 +431,7 @@ func TestContract_D39_ErrorRulesHoldForAllCalls(t *testing.T) {
 		}
 		h.admin().do(r.method, r.path+"?surprise=1", r.sample()).problem(400)
 		if r.body != "" {
-			path := strings.NewReplacer("/accounts/none", "/accounts/default").Replace(r.path)
+			path := strings.NewReplacer("/accounts/none", "/accounts/default", "/implementations/none", "/implementations/some").Replace(r.path)
 			if strings.Contains(path, missing) {
 				continue // 404 comes first
 			}

@@ -241,12 +241,25 @@ func routes() []route {
 	add("/deliveries", "", subscribe, "GET")
 	add("/deliveries/none", "", subscribe, "GET")
 	add("/deliveries/none/retry", "", subscribe, "POST")
+	send, devices, either := []string{"send"}, []string{"devices"}, []string{"devices", "send"}
+	add("/implementations", "", either, "GET")
+	add("/implementations", `{"name":"x"}`, send, "POST")
+	add("/implementations/none", "", either, "GET")
+	add("/implementations/none", `{"name":"x"}`, send, "PATCH", "DELETE")
+	add("/messages", `{"implementationId":"none","routeeContactId":"c","silent":true}`, send, "POST")
+	add("/messages/multicast", `{"implementationId":"none","contacts":["c"],"silent":true}`, send, "POST")
+	add("/messages/none", "", send, "GET")
+	add("/messages/android", `{"routeeContactId":"c","token":"t","implementationId":"none"}`, devices, "POST")
+	add("/contacts/none", "", devices, "DELETE")
+	add("/contacts/none/devices", "", either, "GET")
+	add("/devices/none", "", either, "GET")
+	add("/devices/none", "", devices, "DELETE")
 	return list
 }
 
 // methodsOf are the methods of each path.
 func methodsOf(list []route) map[string][]string {
-	out := map[string][]string{"/resources/project/none": {"GET"}}
+	out := map[string][]string{"/resources/project/none": {"GET"}, "/messages/none": {"POST"}} // which is for types of devices
 	for _, r := range list {
 		out[r.path] = append(out[r.path], r.method)
 	}

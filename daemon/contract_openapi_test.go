@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -54,7 +55,8 @@ func TestContract_OpenAPIIsServed(t *testing.T) {
 // sample is the path of an operation for a subscription that is there; what else it names is not.
 func (o *operation) sample(subscription string) string {
 	return strings.NewReplacer("{subscription}", subscription, "{type}", "project", "{account}", "none", "{token}", "none", "{id}", "none",
-		"{event}", "none", "{delivery}", "none", "{replay}", "none", "{day}", "20261121").Replace(o.path)
+		"{event}", "none", "{delivery}", "none", "{replay}", "none", "{day}", "20261121",
+		"{implementation}", "none", "{message}", "android", "{contact}", "none", "{device}", "none").Replace(o.path)
 }
 
 // refusing calls every operation that the document says may answer with the status.
@@ -81,7 +83,10 @@ func TestContract_OpenAPI_EveryOperationRefusesAsDescribed(t *testing.T) {
 	t.Parallel()
 	h := start(t, "limits: {body_bytes: 8KiB, payload_bytes: 2KiB}")
 	sub := h.subscribe("http://127.0.0.1:8421/", nil)
-	nobody, other := h.token("default", "send"), h.admin().with("Herald-Account", "nobody")
+	h.admin().do("POST", "/implementations", fields{"id": "none"}).is(200)
+	other := h.admin().with("Herald-Account", "nobody")
+	sender, publisher := h.token("default", "send"), h.token("default", "publish")
+	ofDevices := regexp.MustCompile("^/(implementations|messages|contacts|devices)")
 	refusing(t, "400", sub, func(o *operation, path string) *answer { return h.admin().do(o.method, path+"?no.such=1", nil) })
 	refusing(t, "401", sub, func(o *operation, path string) *answer { return h.as("").do(o.method, path, nil) })
 	anonymous := func(path string) bool {
@@ -91,7 +96,10 @@ func TestContract_OpenAPI_EveryOperationRefusesAsDescribed(t *testing.T) {
 		if anonymous(path) {
 			path += "?signature=1.wrong"
 		}
-		return nobody.do(o.method, path, nil)
+		if ofDevices.MatchString(path) {
+			return publisher.do(o.method, path, nil)
+		}
+		return sender.do(o.method, path, nil)
 	})
 	refusing(t, "404", sub, func(o *operation, path string) *answer {
 		if anonymous(path) {

@@ -33,16 +33,12 @@ type Notifier interface {
 // noNotifier stands for a Notifier that is not there.
 type noNotifier struct{}
 
-func errNoNotifier() *problem {
-	return unavailableFor(retryStop, "this daemon sends no notifications now")
-}
-
 func (noNotifier) Send(context.Context, *store.Message) (store.Sent, error) {
-	return store.Sent{}, errNoNotifier()
+	return store.Sent{}, unavailableFor(retryStop, "this daemon sends no notifications now")
 }
 
 func (noNotifier) Message(context.Context, string, string, string, int) (*store.MessageView, error) {
-	return nil, errNoNotifier()
+	return nil, store.ErrNotFound
 }
 
 func (noNotifier) Changed(string, string, []store.SubscriptionID) {}

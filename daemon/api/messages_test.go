@@ -331,7 +331,7 @@ func TestMessages_WithoutNotifier(t *testing.T) {
 	b.newApp("app")
 	b.api.notifier = noNotifier{}
 	wantProblem(t, b.request("POST", "/messages", "snd", `{"implementationId":"app","contactId":"c","silent":true}`), 503, "notifications")
-	wantProblem(t, b.request("GET", "/messages/evt_1", "snd", ""), 503)
+	wantProblem(t, b.request("GET", "/messages/evt_1", "snd", ""), 404)
 	if w := b.request("DELETE", "/implementations/app", "snd", ""); w.Code != 204 {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
