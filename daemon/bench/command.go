@@ -37,6 +37,8 @@ const (
 	maxReplay     = 20_000_000
 	minReplayRate = 1       // less would not come within the time of grace
 	maxReplayRate = 100_000 // the daemon's bound
+	minDevices    = 3
+	maxDevices    = 10_000_000
 
 	settleInterval = 50 * time.Millisecond
 	settleLimit    = 3 * time.Second
@@ -47,14 +49,14 @@ const (
 // fields set as Validate describes; the defaults in the tags are the parser's.
 type Command struct {
 	Events   int64         `help:"Events to send." default:"20000"`
-	Duration time.Duration `help:"Send for this long instead of a number of events. With --bad, --backlog and --replay: for each stretch of load, 10s when not given." placeholder:"DURATION"`
+	Duration time.Duration `help:"Send for this long instead of a number of events. With --bad, --backlog, --replay and --devices: for each stretch of load, 10s when not given." placeholder:"DURATION"`
 	WarmUp   int64         `help:"Events sent, and awaited, before the measurement begins." default:"1000"`
 
 	Size      int     `help:"Size of an event's data in bytes." default:"1024"`
 	FanOut    int     `help:"Subscriptions, and receivers, for each event." default:"1"`
 	Producers int     `help:"Connections that post events." default:"96"`
 	Batch     int     `help:"Events in one request." default:"1"`
-	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes. With --bad, --backlog and --replay: of the paced stretches, 0 for 200." default:"0"`
+	Rate      float64 `help:"Events per second, with latencies counted from the intended start; 0 for as fast as it goes. With --bad, --backlog, --replay and --devices: of the paced stretches, 0 for 200." default:"0"`
 	IDs       bool    `name:"ids" help:"Give the events ids instead of taking the daemon's."`
 
 	Records int           `help:"Most records in one push (numberOfRecords of the subscriptions)." default:"1"`
@@ -63,7 +65,7 @@ type Command struct {
 	TLS   bool `name:"tls" help:"Have the receivers serve HTTPS, with a certificate that the daemon trusts by egress.ca_file, and count the TLS handshakes."`
 	HTTP2 bool `name:"http2" help:"With --tls: over HTTP/2; without it over HTTP/1.1."`
 
-	ReceiverLatency time.Duration `help:"How long a receiver takes to answer." default:"0s"`
+	ReceiverLatency time.Duration `help:"How long a receiver takes to answer; with --devices a stand-in of a provider, 50ms when 0." default:"0s"`
 	Failing         float64       `help:"Share of the receivers that answer 500 (0 to 1)." default:"0"`
 	Hanging         float64       `help:"Share of the receivers that never answer (0 to 1)." default:"0"`
 	Grace           time.Duration `help:"How long nothing may arrive until what is missing counts as lost." default:"30s"`
@@ -73,16 +75,18 @@ type Command struct {
 	Rounds     int   `help:"How often the --bad subscriptions come and go, or in how many parts the --replay goes; the ratios are the medians." default:"3"`
 	Backlog    int64 `help:"Measure a backlog: so many events for a subscription that is down, the load beside it, memory, and starting again." default:"0" placeholder:"N"`
 	NoDrain    bool  `help:"Do not deliver the backlog at the end to account for every event of it; only count it."`
-	Kill       bool  `help:"Kill the daemon in the midst of the bad subscriptions, of filling the backlog, or of a last part of the replay, and account for everything it had acknowledged."`
+	Kill       bool  `help:"Kill the daemon in the midst of the bad subscriptions, of filling the backlog, of a last part of the replay, or of the notifications through each provider, and account for everything it had acknowledged."`
 
 	Replay     int64   `help:"Measure a replay: so many events, delivered before, are replayed to a subscription; the live events of it and of another one, alone and beside the replay." default:"0" placeholder:"N"`
 	ReplayRate float64 `help:"Deliveries per second of the --replay; 0 for 1000, as the API has it, 100000 for as fast as it goes." default:"0"`
+
+	Devices int64 `help:"Measure the way to phones and browsers: so many devices are registered, and then notified one by one through stand-ins of FCM, APNs and a push service." default:"0" placeholder:"N"`
 
 	Dir        string `help:"Directory in which the temporary data directory is made: the disk that is measured." type:"path" placeholder:"DIR"`
 	Keep       bool   `help:"Keep the temporary directory and print its path."`
 	NoCeilings bool   `help:"Do not measure what the machine reaches without queue and disk."`
 	JSON       bool   `name:"json" help:"Print the report as JSON."`
-	CPUProfile string `name:"cpuprofile" help:"Write a processor profile of the daemon to this file; needs --duration, --bad, --backlog or --replay." type:"path" placeholder:"FILE"`
+	CPUProfile string `name:"cpuprofile" help:"Write a processor profile of the daemon to this file; needs --duration, --bad, --backlog, --replay or --devices." type:"path" placeholder:"FILE"`
 
 	spacedProbes int // 0 for the default; fewer make the tests shorter
 }
@@ -112,7 +116,12 @@ Replay: what a replay costs the live events of the same subscription and of anot
     herald bench --replay 100000
     herald bench --replay 1000000 --replay-rate 100000
 
-Add --kill to any of the three to have the daemon killed in the middle. Exit code 1: an event was lost or a push was wrong.`
+Devices: how fast they are registered and found, and what a notification costs through stand-ins of FCM, APNs and a push service of browsers, each at --rate and as fast as it goes. A message is of some 250 bytes and goes to one contact with one device; --size is of events:
+
+    herald bench --devices 9000
+    herald bench --devices 1000000 --producers 64
+
+Add --kill to any of the four to have the daemon killed in the middle. Exit code 1: an event was lost or a push was wrong.`
 }
 
 // Validate checks the flags; its error names the flag and what would be right. The command line calls it
@@ -169,7 +178,7 @@ func (c *Command) Validate() error {
 		bad("--failing and --hanging leave no healthy receiver of %d: raise --fan-out", c.FanOut)
 	}
 	if c.CPUProfile != "" && c.Duration == 0 && !c.scenario() {
-		bad("--cpuprofile needs --duration, --bad, --backlog or --replay")
+		bad("--cpuprofile needs --duration, --bad, --backlog, --replay or --devices")
 	}
 	if c.HTTP2 && !c.TLS {
 		bad("--http2 needs --tls")
@@ -178,7 +187,7 @@ func (c *Command) Validate() error {
 	return sentence(errs)
 }
 
-// validateScenario checks the flags of isolation, backlog and replay.
+// validateScenario checks the flags of isolation, backlog, replay and devices.
 func (c *Command) validateScenario(bad func(format string, args ...any)) {
 	if c.Bad < 0 || c.Bad > maxBad {
 		bad("--bad must be between 0 and %d", maxBad)
@@ -206,17 +215,23 @@ func (c *Command) validateScenario(bad func(format string, args ...any)) {
 	if c.Replay > 0 && c.FanOut > 1 {
 		bad("--fan-out is for runs without --replay, whose events go to two subscriptions")
 	}
-	if n := min(c.Bad, 1) + int(min(c.Backlog, 1)+min(c.Replay, 1)); n > 1 {
-		bad("--bad, --backlog and --replay are different measurements: give one of them")
+	if c.Devices != 0 && (c.Devices < minDevices || c.Devices > maxDevices) {
+		bad("--devices must be between %d, one for each provider, and %d", minDevices, maxDevices)
+	}
+	if c.Devices > 0 && (c.FanOut > 1 || c.Batch > 1 || c.Records > 1 || c.IDs) {
+		bad("--fan-out, --batch, --records and --ids are for runs without --devices, which has no events")
+	}
+	if n := min(c.Bad, 1) + int(min(c.Backlog, 1)+min(c.Replay, 1)+min(c.Devices, 1)); n > 1 {
+		bad("--bad, --backlog, --replay and --devices are different measurements: give one of them")
 	}
 	if c.scenario() && (c.Failing > 0 || c.Hanging > 0) {
-		bad("--failing and --hanging are for runs without --bad, --backlog and --replay, which have their own receivers")
+		bad("--failing and --hanging are for runs without --bad, --backlog, --replay and --devices, which have their own receivers")
 	}
 	if c.scenario() && c.TLS {
-		bad("--tls is for runs without --bad, --backlog and --replay")
+		bad("--tls is for runs without --bad, --backlog, --replay and --devices")
 	}
 	if c.Kill && !c.scenario() {
-		bad("--kill needs --bad, --backlog or --replay")
+		bad("--kill needs --bad, --backlog, --replay or --devices")
 	}
 	if c.NoDrain && c.Backlog == 0 {
 		bad("--no-drain needs --backlog")
@@ -224,7 +239,7 @@ func (c *Command) validateScenario(bad func(format string, args ...any)) {
 }
 
 // scenario tells whether more than one stretch of load is measured.
-func (c *Command) scenario() bool { return c.Bad > 0 || c.Backlog > 0 || c.Replay > 0 }
+func (c *Command) scenario() bool { return c.Bad > 0 || c.Backlog > 0 || c.Replay > 0 || c.Devices > 0 }
 
 // sentence joins errors on one line; it is nil for none.
 func sentence(errs []error) error {

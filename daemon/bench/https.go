@@ -25,10 +25,10 @@ import (
 // certificateLife is more than the longest run takes.
 const certificateLife = 48 * time.Hour
 
-// caFile is where the certificate of HTTPS receivers lies in the directory of a run, for those who push to them to
-// trust; empty without HTTPS.
+// caFile is where the certificates of HTTPS receivers, or of the stand-ins of providers, lie in the directory of a run, for those who
+// push to them to trust; empty without HTTPS.
 func (c *Command) caFile(dir string) string {
-	if !c.TLS {
+	if !c.TLS && c.Devices == 0 {
 		return ""
 	}
 	return filepath.Join(dir, "receivers.pem")

@@ -54,6 +54,9 @@ type Kill struct {
 
 // stage runs the scenario that was asked for.
 func (r *run) stage(ctx context.Context, report *ScenarioReport) error {
+	if r.Devices > 0 {
+		return r.stageDevices(ctx, report)
+	}
 	idle, err := r.begin(ctx, eventType)
 	if err != nil {
 		return err
@@ -116,7 +119,7 @@ func (r *run) round(ctx context.Context, i *Isolation, bad *badReceivers, last b
 	}
 	i.Beside = append(i.Beside, beside)
 	if last && r.Kill {
-		if i.Kill, err = r.killed(ctx); err != nil {
+		if i.Kill, err = r.killed(ctx, r.pacedRate()); err != nil {
 			return err
 		}
 	}
@@ -191,10 +194,10 @@ func median(list []float64) float64 {
 	return (list[(n-1)/2] + list[n/2]) / 2
 }
 
-// killed kills the daemon in the middle of a paced load, and starts it again.
-func (r *run) killed(ctx context.Context) (*Kill, error) {
+// killed kills the daemon in the middle of a load at that rate (0 for as fast as it goes), and starts it again.
+func (r *run) killed(ctx context.Context, rate float64) (*Kill, error) {
 	k := &Kill{}
-	s, err := r.measureStretch(ctx, stretchOptions{name: "killing it", rate: r.pacedRate(), amid: func(ctx context.Context) (err error) {
+	s, err := r.measureStretch(ctx, stretchOptions{name: "killing it", rate: rate, amid: func(ctx context.Context) (err error) {
 		if err := pause(ctx, r.stretch()/2); err != nil {
 			return err
 		}

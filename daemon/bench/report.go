@@ -79,6 +79,7 @@ type Options struct {
 	Kill              bool    `json:"kill,omitempty"`
 	Replay            int64   `json:"replay,omitempty"`
 	ReplayRate        float64 `json:"replayRate,omitempty"`
+	Devices           int64   `json:"devices,omitempty"`
 }
 
 // Machine is where a report was made.
@@ -171,6 +172,9 @@ func (c *Command) options() Options {
 	}
 	if c.Replay > 0 {
 		o.Replay, o.ReplayRate, o.Rounds = c.Replay, c.replayRate(), c.Rounds
+	}
+	if c.Devices > 0 {
+		o.Devices, o.ReceiverLatencyMS = c.Devices, millis(c.standInLatency())
 	}
 	if c.Duration > 0 || c.scenario() {
 		o.Events = 0

@@ -40,14 +40,16 @@ func (c *Command) withCeilings() bool {
 // run is one benchmark in progress.
 type run struct {
 	*Command
-	dir      string
-	data     []byte
-	progress *progress
-	rs       *receivers
-	server   *server
-	idPrefix string // of the events' ids, if the generator gives them
-	ownIDs   string // the same for a load that is sent again when the daemon is killed; ids cost time, so others do without
-	next     int64  // the sequence number of the next event
+	dir       string
+	data      []byte
+	progress  *progress
+	rs        *receivers
+	providers providers // with --devices
+	server    *server
+	idPrefix  string    // of the events' ids, if the generator gives them
+	ownIDs    string    // the same for a load that is sent again when the daemon is killed; ids cost time, so others do without
+	next      int64     // the sequence number of the next event
+	aim       *provider // whose devices are notified; nil: events are published, for the receivers
 
 	// Of the stretches of a scenario so far:
 	found     Findings
@@ -78,6 +80,12 @@ func (r *run) measure(ctx context.Context) (result, error) {
 		return nil, err
 	}
 	defer r.rs.close()
+	if r.Devices > 0 {
+		if r.providers, err = openProviders(r.standInLatency(), r.caFile(r.dir)); err != nil {
+			return nil, err
+		}
+		defer r.providers.close()
+	}
 	if r.scenario() {
 		report := &ScenarioReport{Options: r.options(), Machine: thisMachine(), Disk: disk}
 		return report, r.underDaemon(ctx, func(ctx context.Context) error { return r.stage(ctx, report) })
@@ -111,7 +119,7 @@ func (r *run) underDaemon(outer context.Context, f func(context.Context) error) 
 	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
 	r.progress.say("starting the daemon")
-	if r.server, err = startServer(ctx, r.dir, r.Command, cancel); err != nil {
+	if r.server, err = startServer(ctx, r.dir, r.Command, r.providers.settings(), cancel); err != nil {
 		return err
 	}
 	defer r.server.stop()
@@ -175,10 +183,10 @@ func (r *run) path(ctx context.Context, report *Report) error {
 // warmUp sends events as fast as it goes and waits until they have arrived: connections are open, buffers
 // grown, files preallocated.
 func (r *run) warmUp(ctx context.Context) error {
-	book := newLedger(r.next, len(r.rs.healthy), time.Now())
+	book := newLedger(r.next, r.destinations(), time.Now())
 	l := r.newLoad(book)
-	l.events, l.rate = r.WarmUp, 0
-	r.rs.keep(book)
+	l.events, l.rate, l.duration = r.WarmUp, 0, 0
+	r.keep(book)
 	r.progress.say("warming up")
 	if _, err := l.run(ctx); err != nil {
 		return err
@@ -197,7 +205,27 @@ func (r *run) warmUp(ctx context.Context) error {
 func (r *run) newLoad(book *ledger) *load {
 	l := r.load(r.server.addr, r.server.token, r.data)
 	l.shape.idPrefix, l.book, l.base = r.idPrefix, book, r.next
+	if r.aim != nil {
+		l.compose = r.aim.message(l.shape, r.ownIDs)
+	}
 	return l
+}
+
+// destinations is how many there are of what a load is for.
+func (r *run) destinations() int {
+	if r.aim != nil {
+		return 1
+	}
+	return len(r.rs.healthy)
+}
+
+// keep has them note what they get in a ledger.
+func (r *run) keep(book *ledger) {
+	if r.aim != nil {
+		r.aim.book.Store(book)
+		return
+	}
+	r.rs.keep(book)
 }
 
 // sample is what is read before and after the measured phase.

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// ScenarioReport is the result of --bad, --backlog and --replay, as --json prints it. Times are milliseconds unless the
+// ScenarioReport is the result of --bad, --backlog, --replay and --devices, as --json prints it. Times are milliseconds unless the
 // name says otherwise.
 type ScenarioReport struct {
 	Options Options `json:"options"`
@@ -17,6 +17,7 @@ type ScenarioReport struct {
 	Isolation *Isolation `json:"isolation,omitempty"`
 	Backlog   *Backlog   `json:"backlog,omitempty"`
 	Replay    *Replay    `json:"replay,omitempty"`
+	Devices   *Devices   `json:"devices,omitempty"`
 
 	Deliveries int64 `json:"deliveries"` // that arrived at receivers that were meant to get them, each counted once
 	Findings
@@ -35,6 +36,9 @@ func (r *ScenarioReport) problem() error {
 	if err == nil && r.Replay != nil {
 		err = r.Replay.problem()
 	}
+	if err == nil && r.Devices != nil {
+		err = r.Devices.problem()
+	}
 	return err
 }
 
@@ -43,6 +47,9 @@ func (r *ScenarioReport) writeTable(w io.Writer) error {
 	t, row := table(w)
 	o := r.Options
 	shape := fmt.Sprintf("events of %d bytes, fan-out %d, %d producers, batch %d, up to %d records in a push", o.Size, o.FanOut, o.Producers, o.Batch, o.Records)
+	if r.Devices != nil {
+		shape = fmt.Sprintf("notifications of one device each, %d producers", o.Producers)
+	}
 	row("load", shape)
 	row("stretches", fmt.Sprintf("%s s each, paced ones at %s events/s", number(o.DurationSeconds, 0), number(o.Rate, 0)))
 	row("machine", fmt.Sprintf("%s/%s, %d processors, %s", r.Machine.OS, r.Machine.Arch, r.Machine.CPUs, r.Machine.Go))
@@ -56,6 +63,9 @@ func (r *ScenarioReport) writeTable(w io.Writer) error {
 	}
 	if r.Replay != nil {
 		r.Replay.rows(row)
+	}
+	if r.Devices != nil {
+		r.Devices.rows(row)
 	}
 	row()
 	r.findingRows(row, r.Deliveries)

@@ -42,9 +42,9 @@ type server struct {
 	http  *http.Client
 }
 
-// startServer writes a configuration into the directory, starts the daemon with it and waits until it is
+// startServer writes a configuration into the directory, to which it adds lines, starts the daemon with it and waits until it is
 // ready. The caller stops it; lost is called when it ends by itself.
-func startServer(ctx context.Context, dir string, c *Command, lost context.CancelCauseFunc) (*server, error) {
+func startServer(ctx context.Context, dir string, c *Command, add []string, lost context.CancelCauseFunc) (*server, error) {
 	addr, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
@@ -54,7 +54,7 @@ func startServer(ctx context.Context, dir string, c *Command, lost context.Cance
 		data: filepath.Join(dir, "data"),
 		http: &http.Client{Timeout: controlTimeout, Transport: &http.Transport{}},
 	}
-	settings := c.settings(dir, addr, s.token)
+	settings := append(c.settings(dir, addr, s.token), add...)
 	if c.CPUProfile != "" {
 		admin, err := freeAddress(ctx)
 		if err != nil {

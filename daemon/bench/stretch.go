@@ -115,7 +115,7 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 	if err != nil {
 		return s, err
 	}
-	receivers := len(r.rs.healthy)
+	receivers := r.destinations()
 	if o.kind != "" {
 		receivers = 0
 	}
@@ -134,7 +134,7 @@ func (r *run) measureStretch(ctx context.Context, o stretchOptions) (s Stretch, 
 	if o.amid != nil {
 		l.resend, l.shape.idPrefix = true, r.ownIDs
 	}
-	r.rs.keep(book)
+	r.keep(book)
 	var begin int64
 	r.progress.follow(o.name, book, l, receivers)
 

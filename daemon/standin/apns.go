@@ -38,6 +38,8 @@ type APNsOptions struct {
 	// MaxStreams is SETTINGS_MAX_CONCURRENT_STREAMS of a connection, after the first valid request where provider tokens are used;
 	// until then it is 1. 0 means 1000.
 	MaxStreams uint32
+	// Received is told of each notification that was taken, before it is answered; nil for nobody. It is called by many goroutines.
+	Received func(APNsPush)
 }
 
 // APNs stands in for the Apple Push Notification service: a real server of HTTP/2 over TLS on loopback, as strict as Apple's documents are
@@ -282,8 +284,12 @@ func (a *APNs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			a.devs[token] = d
 		}
 		d.sent++
-		d.last = APNsPush{r.Header, payload, time.Now()}
+		push := APNsPush{r.Header, payload, time.Now()}
+		d.last = push
 		a.mu.Unlock()
+		if a.options.Received != nil {
+			a.options.Received(push)
+		}
 		if a.options.Sandbox {
 			w.Header().Set("Apns-Unique-Id", uuid.NewString())
 		}

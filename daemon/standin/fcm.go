@@ -41,6 +41,8 @@ type FCMOptions struct {
 	TokenLife time.Duration
 	// Keep is how many requests are kept for Requests, and with any the sends to each device are counted; 0 keeps and counts none, for benchmarks.
 	Keep int
+	// Received is told of each message that was taken, before it is answered; nil for nobody. It is called by many goroutines.
+	Received func(FCMRequest)
 }
 
 // FCM is a stand-in for Firebase Cloud Messaging, HTTP v1, and for Google's token endpoint. Devices are named by their token or Firebase installation
@@ -315,6 +317,10 @@ func (f *FCM) serveMessage(w http.ResponseWriter, r *http.Request) {
 			f.mu.Lock()
 			f.devices[m.Device]++
 			f.mu.Unlock()
+		}
+		if f.o.Received != nil {
+			m.At, m.Header, m.Body = time.Now(), r.Header, body
+			f.o.Received(m)
 		}
 	}
 	w.Header().Set("Content-Type", "application/json; charset=UTF-8")

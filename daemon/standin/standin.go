@@ -262,6 +262,9 @@ func (s *server) URL() string { return s.url }
 // Connections is how many connections there have been.
 func (s *server) Connections() int { return int(s.connections.Load()) }
 
+// CA is its certificate, as PEM.
+func (s *server) CA() []byte { return s.ca }
+
 // Pool trusts its certificate.
 func (s *server) Pool() *x509.CertPool {
 	p := x509.NewCertPool()

@@ -40,6 +40,8 @@ type WebPushOptions struct {
 type WebPushMessage struct {
 	// Endpoint names the subscription.
 	Endpoint string
+	// Body is what came, which Decrypt reads.
+	Body []byte
 	// Payload is what the browser would get; nil with Opaque.
 	Payload []byte
 	// Padding is how many bytes of padding came after it.
@@ -221,7 +223,7 @@ func (s *WebPush) serve(w http.ResponseWriter, r *http.Request) {
 
 // check finds what a push service would refuse.
 func (s *WebPush) check(r *http.Request, body []byte) (*webpushBrowser, WebPushMessage, error) {
-	m := WebPushMessage{Endpoint: s.options.Origin + r.URL.RequestURI()}
+	m := WebPushMessage{Endpoint: s.options.Origin + r.URL.RequestURI(), Body: body}
 	kept, ok := s.browsers.Load(r.URL.RequestURI())
 	switch {
 	case r.Method != http.MethodPost:
