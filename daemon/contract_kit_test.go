@@ -251,7 +251,7 @@ func routes() []route {
 	add("/messages/none", "", send, "GET")
 	add("/messages/android", `{"routeeContactId":"c","token":"t","implementationId":"none"}`, devices, "POST")
 	add("/contacts/none", "", devices, "DELETE")
-	add("/contacts/none/devices", "", either, "GET")
+	add("/contacts/c/devices", "", either, "GET")
 	add("/devices/none", "", either, "GET")
 	add("/devices/none", "", devices, "DELETE")
 	return list

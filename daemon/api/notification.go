@@ -86,9 +86,12 @@ func (p *notificationInput) body() {
 			f.fault("forceLocale", "%s", err.Error())
 			break
 		}
-		for name, texts := range map[string]map[string]string{"title": p.n.Title, "text": p.n.Text} {
-			if _, ok := texts[p.n.ForceLocale]; len(texts) > 0 && !ok {
-				f.fault("forceLocale", "must be one of the languages of %s", name)
+		for _, of := range [...]struct {
+			name  string
+			texts map[string]string
+		}{{"title", p.n.Title}, {"text", p.n.Text}} {
+			if _, ok := of.texts[p.n.ForceLocale]; len(of.texts) > 0 && !ok {
+				f.fault("forceLocale", "must be one of the languages of %s", of.name)
 			}
 		}
 	case absent, wrong:
