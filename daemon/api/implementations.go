@@ -298,15 +298,14 @@ func (a *API) patchImplementation(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.credentialsChanged(c.r.Context(), before, i); err != nil {
-		return err
-	}
+	a.credentialsChanged(c.r.Context(), before, i)
 	return a.answerImplementation(c, i, made)
 }
 
-// credentialsChanged has lanes begin anew whose credentials are others than before, and tells the daemon.
-func (a *API) credentialsChanged(ctx context.Context, before, i *store.Implementation) error {
-	ctx = context.WithoutCancel(ctx) // the change is durable, so what follows from it is to be, too
+// credentialsChanged has lanes begin anew whose credentials are others than before, and tells the daemon. The change is durable, so what
+// fails here is no failure of the call: a lane that stays suspended is probed by itself, later.
+func (a *API) credentialsChanged(ctx context.Context, before, i *store.Implementation) {
+	ctx = context.WithoutCancel(ctx)
 	var lanes []store.SubscriptionID
 	for _, k := range store.LaneKinds() {
 		if reflect.DeepEqual(credentialsOf(before, k), credentialsOf(i, k)) {
@@ -318,7 +317,7 @@ func (a *API) credentialsChanged(ctx context.Context, before, i *store.Implement
 			return nil
 		})
 		if err != nil && !errors.Is(err, store.ErrNotFound) { // deleted meanwhile
-			return err
+			a.logger.WarnContext(ctx, "a platform with new credentials waits for its next probe", "implementation", i.ID, "error", err)
 		}
 		lanes = append(lanes, id)
 	}
@@ -326,7 +325,6 @@ func (a *API) credentialsChanged(ctx context.Context, before, i *store.Implement
 	for _, id := range lanes {
 		a.changed(id)
 	}
-	return nil
 }
 
 // credentialsOf is what a lane of that kind sends with.
