@@ -113,7 +113,9 @@ func TestContract_R2_MapsADeviceToItsContact(t *testing.T) {
 func TestContract_R3_TypesAreHandledDifferently(t *testing.T) {
 	t.Parallel()
 	_, c := withApp(t)
-	names(t, "a token of FCM for iOS", c.do("POST", "/messages/ios", registration("c", "not:hexadecimal")).problem(400), "token", "hexadecimal")
+	ios := registration("c", "an-installation-id-000")
+	ios["tokenType"] = "fid"
+	names(t, "an installation id for APNs", c.do("POST", "/messages/ios", ios).problem(400), "tokenType", "APNs")
 	web := registration("c", "")
 	web["token"] = browser()
 	c.do("POST", "/messages/web", web).is(200)

@@ -35,19 +35,6 @@ func CheckDeviceToken(token string) error {
 	return checkPlain(token, MaxTokenLength)
 }
 
-// CheckAPNsToken judges the device token of APNs, which is the hexadecimal form of what the app was given. Apple does not promise
-// its length.
-func CheckAPNsToken(token string) error {
-	if err := CheckDeviceToken(token); err != nil {
-		return err
-	}
-	if strings.Trim(token, "0123456789abcdefABCDEF") != "" || len(token)%2 != 0 {
-		return errors.New("must be the device token of APNs in hexadecimal digits, two for each byte; " +
-			"a token of FCM goes with an implementation whose ios has the provider fcm")
-	}
-	return nil
-}
-
 // checkPlain refuses what is too long, and what cannot be seen.
 func checkPlain(s string, most int) error {
 	if len(s) > most {

@@ -124,7 +124,6 @@ func TestMessages_EveryWrongFieldIsNamed(t *testing.T) {
 		{`"deviceToken":{"type":"","token":"t"}`, "/deviceToken/type", "invalid value"},
 		{`"deviceToken":{"type":"ANDROID","token":"t"},"contactId":"c"`, "deviceToken", "excludes contactId"},
 		{`"deviceToken":{"type":"ANDROID","token":"t"},"apn":{"ttl":1}`, "apn", "left out"},
-		{`"deviceToken":{"type":"APPLE","token":"xyz"},"silent":true`, "/deviceToken/token", "hexadecimal"},
 		{`"deviceToken":{"type":"WEB","token":"{}"}`, "/deviceToken/token", "Push API"},
 		{``, "routeeContactId", "needed"},
 		{`"contactId":" "`, "contactId", "blank"},

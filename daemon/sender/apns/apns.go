@@ -142,10 +142,12 @@ func (s *Sender) Close() {
 
 func (s *Sender) attempt(ctx context.Context, owner string, key *store.APNs, p *Push) sender.Result {
 	if !hexadecimal(p.Token) {
-		return refusal(queue.Outcome{
-			Class: queue.ClassRejected, Innocent: true, Reason: sender.ReasonUnregistered,
-			Error: "the device token is not hexadecimal, as those of APNs are",
+		r := refusal(queue.Outcome{
+			Class: queue.ClassGone, Innocent: true, Reason: sender.ReasonUnregistered,
+			Error: "the device token is none of APNs, which are hexadecimal; an app that gets its tokens from FCM goes with the provider fcm",
 		})
+		r.Device = sender.DeviceDead
+		return r
 	}
 	a, err := s.app(owner, key)
 	if err != nil {

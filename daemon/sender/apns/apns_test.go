@@ -129,7 +129,7 @@ func TestTokenThatIsNotHexadecimal(t *testing.T) {
 		p := push()
 		p.Token = token
 		r := w.send(t, p)
-		if r.Class != queue.ClassRejected || r.Reason != sender.ReasonUnregistered || r.Status != 0 || !r.Innocent || r.Error == "" {
+		if r.Class != queue.ClassGone || r.Device != sender.DeviceDead || r.Reason != sender.ReasonUnregistered || r.Status != 0 || !r.Innocent || r.Error == "" {
 			t.Errorf("%q: %+v", token, r)
 		}
 	}
