@@ -432,7 +432,7 @@ func TestContract_Send_ManyContacts(t *testing.T) {
 	if len(seen) != devices {
 		t.Errorf("the pages have %d devices, want %d", len(seen), devices)
 	}
-	for _, bad := range []string{"?limit=0", "?limit=x"} {
+	for _, bad := range []string{"?limit=0", "?limit=x", "?after=x", "?after=-1"} {
 		s.admin().do("GET", "/messages/"+id+bad, nil).problem(400)
 	}
 

@@ -73,7 +73,7 @@ const (
 type MessageView struct {
 	TrackingID       string
 	ImplementationID string
-	// Contact is whom it was sent to; "" for a token or many contacts. Contacts is how many it was sent to, and Expanded how many of them have
+	// Contact is whom it was sent to, or whose device; "" for a token that was not registered, or many contacts. Contacts is how many it was sent to, and Expanded how many of them have
 	// been looked up so far.
 	Contact            string
 	Contacts, Expanded int

@@ -436,7 +436,7 @@ func (a *API) readMessage(c *call) error {
 		return gone
 	}
 	if err != nil {
-		return err
+		return a.refusedMessage(err)
 	}
 	if m.Next != "" {
 		c.link(q, m.Next)
