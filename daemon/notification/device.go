@@ -180,7 +180,7 @@ func (n *Notifier) react(ctx context.Context, d *delivery, r *sender.Result) {
 	case sender.DeviceForeign:
 		if n.strays.add(d.sub.ID) >= maxStrays {
 			// Not one token in a row was made for these credentials: then it is they that are wrong, and no token's fault.
-			r.Class, r.Reason = queue.ClassMisconfigured, ""
+			r.Class, r.Reason, r.Innocent = queue.ClassMisconfigured, "", false
 			r.Error = fmt.Sprintf("the last %d devices belong to other credentials: %s", maxStrays, r.Error)
 			return
 		}
