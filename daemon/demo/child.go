@@ -33,6 +33,7 @@ type daemon struct {
 	dir        string
 	log        string
 	environ    []string
+	caFile     string // of the browser's push service
 
 	url string
 
@@ -63,10 +64,12 @@ listen:
   socket: %q
 data_dir: %q
 egress:
-  # The receiver of the demo is on this machine, where callbacks may not go by default.
+  # The receiver of the demo and the push service of its browser are on this machine, where callbacks may not go by default.
   allow_networks: [127.0.0.0/8]
+  # The push service has a certificate of its own making.
+  ca_file: %q
 shutdown_timeout: 5s
-`, address, d.socket(), filepath.Join(d.dir, "data"))
+`, address, d.socket(), filepath.Join(d.dir, "data"), d.caFile)
 	return os.WriteFile(d.configFile(), []byte(text), 0o600)
 }
 

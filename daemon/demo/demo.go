@@ -3,8 +3,8 @@
 //
 // It promises that nothing is staged: the daemon is this same program as a child process on a
 // temporary directory, the receiver verifies each push with an independent library, every curl line
-// is made from the request that was really sent, and a step that does not come out as told fails the
-// command. Whatever happens, the daemon is ended and the directory removed.
+// is made from the request that was really sent, the browser decrypts what was encrypted for it, and a step that does not come out as told fails the
+// command. The browser and its push service alone are stand-ins, strict ones. Whatever happens, the daemon is ended and the directory removed.
 package demo
 
 import (
@@ -34,7 +34,7 @@ type Command struct {
 
 // Help is shown below the summary.
 func (Command) Help() string {
-	return `Needs nothing but this program: it starts a daemon of its own on a free port of the loopback interface and in a temporary directory, and a receiver beside it. Each step is printed as it happens, with the curl command that does the same. Takes a few seconds, touches nothing else, and cleans up.
+	return `Needs nothing but this program: it starts a daemon of its own on a free port of the loopback interface and in a temporary directory, and beside it a receiver and a browser. Each step is printed as it happens, with the curl command that does the same. Takes a few seconds, touches nothing else, and cleans up.
 
 Exit code 0 means that every step came out as told; 1 names the one that did not.
 
@@ -95,7 +95,13 @@ func (c Command) run(ctx context.Context, s cli.Streams, parent string) (err err
 	}
 	defer func() { err = errors.Join(err, rec.close()) }()
 
-	d := &daemon{executable: executable, dir: dir, environ: s.Environ, log: filepath.Join(dir, "daemon.log")}
+	b, err := newBrowser(dir)
+	if err != nil {
+		return fmt.Errorf("demo: start the browser: %w", err)
+	}
+	defer b.service.Close()
+
+	d := &daemon{executable: executable, dir: dir, environ: s.Environ, log: filepath.Join(dir, "daemon.log"), caFile: b.caFile}
 	defer func() {
 		err = errors.Join(err, d.stop())
 		if words := d.lastWords(); err != nil && ctx.Err() == nil && len(words) > 0 {
@@ -103,7 +109,7 @@ func (c Command) run(ctx context.Context, s cli.Streams, parent string) (err err
 		}
 	}()
 
-	t := newStory(out, d, rec)
+	t := newStory(out, d, rec, b)
 	t.limit = cmp.Or(c.limit, stepLimit)
 	if err := t.tell(ctx); err != nil {
 		return err

@@ -90,7 +90,7 @@ func TestDemo(t *testing.T) {
 	}
 	for _, want := range []string{
 		`lost +0\n`, `daemon killed and restarted +1\n`, `answered 500 on purpose +2\n`, `delivered twice +0\n`,
-		`delivered again by the replay +28\n`, `in XML, parsed +1\n`, `validation records, signed +1\n`,
+		`delivered again by the replay +28\n`, `in XML, parsed +1\n`, `decrypted by a browser +2\n`, `validation records, signed +1\n`,
 		`curl "\$HERALD/readyz"`, `curl --unix-socket "\$SOCKET" 'http://localhost/tokens'`,
 		`-H "Authorization: Bearer \$TOKEN"`, `kill -9 \d+`,
 	} {
@@ -156,10 +156,22 @@ func TestDemoNoticesFaults(t *testing.T) {
 		"replays with an old signature":        14,
 		"sums a replay up wrong":               14,
 		"revoked tokens live on":               15,
-		"mute ping":                            16,
-		"pushes after deletion":                17,
-		"no metrics":                           18,
-		"replays once more later":              19,
+		"no VAPID key":                         16,
+		"registers somebody else's":            16,
+		"sends no notification":                17,
+		"signs with another VAPID key":         17,
+		"encrypts for another browser":         17,
+		"sends another text":                   17,
+		"speaks another language":              17,
+		"never says SENT":                      17,
+		"notifies of no event":                 18,
+		"leaves the places empty":              18,
+		"only notifies":                        18,
+		"mute ping":                            19,
+		"pushes after deletion":                20,
+		"no metrics":                           21,
+		"replays once more later":              22,
+		"notifies once more later":             22,
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()

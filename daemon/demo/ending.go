@@ -140,6 +140,9 @@ func (t *story) account(context.Context) error {
 	if len(again) != len(t.replayed) {
 		return fmt.Errorf("%d events were to be replayed, and %d came", len(t.replayed), len(again))
 	}
+	if err := t.onlyNotified(); err != nil {
+		return err
+	}
 	t.out.proved("%d events were wanted, %d arrived, 0 lost; %d were replayed, each once", len(t.due), len(taken), len(t.replayed))
 	return nil
 }
@@ -198,13 +201,14 @@ func (t *story) figures() []figure {
 		{"  of them cut off by the kill", strconv.Itoa(cut)},
 		{"  of them in XML, parsed", strconv.Itoa(inXML)},
 		{"validation records, signed", strconv.Itoa(records)},
+		{"notifications, decrypted by a browser", strconv.Itoa(len(t.browser.all()))},
 		{"daemon killed and restarted", strconv.Itoa(t.restarts)},
 		{"took", round(time.Since(t.began))},
 	}
 }
 
 // shownMetrics chooses the lines that tell the story; the page has many more.
-var shownMetrics = regexp.MustCompile(`^herald_(api_events_\w+_total|dispatch_attempts_total|queue_(events|accepted_total|settled_total|commits_total|file_bytes))\b`)
+var shownMetrics = regexp.MustCompile(`^herald_(api_events_\w+_total|notification_\w+_total|dispatch_attempts_total|queue_(events|accepted_total|settled_total|commits_total|file_bytes))\b`)
 
 func (t *story) metrics(ctx context.Context) error {
 	api, err := t.api(connection{})

@@ -50,14 +50,14 @@ func (t *story) start(ctx context.Context) error {
 	return nil
 }
 
-// mintToken makes a token for publishing and subscribing.
+// mintToken makes a token for all but administration.
 func (t *story) mintToken(ctx context.Context, name string) (client.Token, error) {
 	admin, err := t.api(connection{socket: true})
 	if err != nil {
 		return client.Token{}, err
 	}
 	token, err := admin.CreateToken(ctx, client.NewToken{
-		Name: name, Scopes: []string{client.ScopePublish, client.ScopeSubscribe},
+		Name: name, Scopes: []string{client.ScopePublish, client.ScopeSubscribe, client.ScopeDevices, client.ScopeSend},
 	})
 	if err == nil && token.Secret == "" {
 		err = errors.New("the answer holds no token")
@@ -72,7 +72,7 @@ func (t *story) mint(ctx context.Context) error {
 	}
 	t.token = token
 	t.variable("TOKEN", token.Secret)
-	t.out.proved("token %s may %s; Herald keeps only its hash", token.ID, strings.Join(token.Scopes, " and "))
+	t.out.proved("token %s has the scopes %s; Herald keeps only its hash", token.ID, strings.Join(token.Scopes, ", "))
 
 	// The scopes are not decoration: this token may not make others.
 	api, err := t.as()

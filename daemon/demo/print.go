@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // printer writes the story. The first error is kept and ends the printing; the story looks at it
@@ -14,7 +15,9 @@ import (
 type printer struct {
 	w      io.Writer
 	colour bool
-	err    error
+
+	mu  sync.Mutex // kept demos print what arrives as it comes
+	err error
 }
 
 // The colours, as SGR parameters of ECMA-48.
@@ -35,6 +38,8 @@ func (p *printer) paint(sgr, text string) string {
 }
 
 func (p *printer) printf(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.err != nil {
 		return
 	}
@@ -43,7 +48,7 @@ func (p *printer) printf(format string, args ...any) {
 
 func (p *printer) opening(steps int) {
 	p.printf("%s\n", p.paint(bold, "Herald demo: events in, durable, signed pushes out"))
-	p.printf("%d steps on a real daemon and a receiver that verifies every push. Lines with $ can be pasted into a shell.\n", steps)
+	p.printf("%d steps on a real daemon, a receiver that verifies every push, and a browser, played by a stand-in, that decrypts what it is sent.\nLines with $ can be pasted into a shell.\n", steps)
 }
 
 func (p *printer) step(n, of int, title string) {

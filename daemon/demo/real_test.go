@@ -33,7 +33,7 @@ func TestDemoOfTheRealProgram(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, stdout.String(), stderr.String())
 	}
-	for _, want := range []string{`lost +0\n`, `delivered +32\n`, `daemon killed and restarted +1\n`} {
+	for _, want := range []string{`lost +0\n`, `delivered +33\n`, `decrypted by a browser +2\n`, `daemon killed and restarted +1\n`} {
 		if !regexp.MustCompile(want).Match(stdout.Bytes()) {
 			t.Errorf("the output lacks %s:\n%s", want, stdout.String())
 		}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -24,6 +26,9 @@ import (
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"herald/daemon/sender/webpush"
+	"herald/store"
 )
 
 // faultVariable names a fault for the stand-in to have. It does not begin with HERALD_, which the demo
@@ -39,6 +44,12 @@ type standIn struct {
 
 	mu    sync.Mutex
 	state state
+
+	// What it takes to reach the one browser. They come after the last restart, so they need not be kept.
+	pushes   *webpush.Sender
+	vapid    *store.VAPID
+	device   store.DeviceToken
+	template string // the text in the browser's language
 }
 
 type state struct {
@@ -91,6 +102,19 @@ func runStandIn(config string) error {
 	}
 	dir, socket := value("data_dir"), value("socket")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(value("ca_file"))
+	if err != nil {
+		return err
+	}
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(pem)
+	s.pushes, err = webpush.New(webpush.Options{
+		Transport: func() *http.Transport { return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}} },
+		UserAgent: "stand-in",
+	})
+	if err != nil {
 		return err
 	}
 	s.file = filepath.Join(dir, "state.json")
@@ -283,6 +307,10 @@ func (s *standIn) routes(admin bool) http.Handler {
 		if s.fault == "mute ping" {
 			e.Type = "task.create"
 		}
+		if s.fault == "notifies once more later" {
+			s.notify("Once", "more", "nl")
+			time.Sleep(100 * time.Millisecond) // the demo does not wait for what must not come
+		}
 		if s.fault == "replays once more later" {
 			sub, e := s.state.Subs[r.PathValue("id")], s.state.Events[s.state.Deliveries[0].EventID]
 			s.send(sub, sub.URL, e.ID, "application/json", envelope(e, e.ID), time.Now(), http.Header{"Herald-Replay": {"true"}})
@@ -290,6 +318,60 @@ func (s *standIn) routes(admin bool) http.Handler {
 		s.state.Events[e.ID] = e
 		s.fanOut(e, s.state.Subs[r.PathValue("id")])
 		answer(w, 202, map[string]string{"id": e.ID})
+	})
+	handle("POST /implementations", func(w http.ResponseWriter, _ *http.Request) {
+		var err error
+		if s.vapid, err = store.GenerateVAPID(); err != nil {
+			panic(err)
+		}
+		s.vapid.Subject = "mailto:push@shop.example"
+		key := s.vapid.PublicText()
+		if s.fault == "no VAPID key" {
+			key = ""
+		}
+		answer(w, 200, map[string]any{"id": "shop", "web": map[string]any{"vapid": map[string]string{"publicKey": key}}})
+		if s.fault == "signs with another VAPID key" {
+			s.vapid, _ = store.GenerateVAPID()
+			s.vapid.Subject = "mailto:push@shop.example"
+		}
+	})
+	handle("POST /messages/web", func(w http.ResponseWriter, r *http.Request) {
+		var in struct {
+			RouteeContactID string
+			Token           json.RawMessage
+		}
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		var err error
+		if s.device, err = store.ParseWebSubscription(in.Token); err != nil {
+			refuse(w, r, 400, err.Error())
+			return
+		}
+		if s.fault == "encrypts for another browser" {
+			s.device.Auth = make([]byte, len(s.device.Auth))
+		}
+		if s.fault == "registers somebody else's" {
+			in.RouteeContactID = "bob"
+		}
+		answer(w, 200, map[string]string{"routeeContactId": in.RouteeContactID})
+	})
+	handle("POST /messages", func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ Body struct{ Title, Text map[string]string } }
+		_ = json.NewDecoder(r.Body).Decode(&in)
+		lang := "nl"
+		if s.fault == "speaks another language" {
+			lang = "en"
+		}
+		if s.fault != "sends no notification" {
+			s.notify(in.Body.Title[lang], in.Body.Text[lang], lang)
+		}
+		answer(w, 202, map[string]string{"trackingId": "msg_1"})
+	})
+	handle("GET /messages/{id}", func(w http.ResponseWriter, r *http.Request) {
+		status := "SENT"
+		if s.fault == "never says SENT" {
+			status = "QUEUED"
+		}
+		answer(w, 200, map[string]string{"trackingId": r.PathValue("id"), "status": status})
 	})
 	handle("POST /events", s.publish)
 	handle("GET /events/{id}", func(w http.ResponseWriter, r *http.Request) {
@@ -342,8 +424,14 @@ func (s *standIn) createSubscription(w http.ResponseWriter, r *http.Request) {
 		NumberOfRecords int
 		Authentication  struct{ Token string }
 		Delivery        struct{ RetrySchedule []string }
+		Notification    struct{ Body struct{ Text map[string]string } }
 	}
 	_ = json.NewDecoder(r.Body).Decode(&in)
+	if text := in.Notification.Body.Text["nl"]; text != "" {
+		s.template = text
+		answer(w, 200, map[string]any{"id": s.id("sub-"), "state": "active"})
+		return
+	}
 	if _, known := s.state.Resources[in.Resource]; !known && in.Resource != "" && s.fault != "subscribes to anything" {
 		refuse(w, r, 400, "the subscription has wrong fields", "resource", "events", "numberOfRecords")
 		return
@@ -512,6 +600,12 @@ func (s *standIn) publish(w http.ResponseWriter, r *http.Request) {
 		}
 		s.state.Events[e.ID] = e
 		out = append(out, map[string]string{"id": e.ID})
+		if e.Type == "task.assigned" {
+			s.notifyOf(e)
+			if s.fault == "only notifies" {
+				continue
+			}
+		}
 		for _, sub := range s.state.Subs {
 			switch {
 			case sub.Resource != "" && sub.Resource != e.Resource && s.fault != "pushes everything":
@@ -527,6 +621,33 @@ func (s *standIn) publish(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, 202, out)
+}
+
+// notifyOf sends the notification that an event is to become.
+func (s *standIn) notifyOf(e *event) {
+	var data struct {
+		Title string
+		Due   struct{ Time string }
+	}
+	_ = json.Unmarshal(e.Data, &data)
+	if s.fault == "leaves the places empty" {
+		data.Due.Time = ""
+	}
+	if s.fault != "notifies of no event" {
+		s.notify(data.Title, strings.ReplaceAll(s.template, "{{due.time}}", data.Due.Time), "nl")
+	}
+}
+
+// notify has the browser show something.
+func (s *standIn) notify(title, text, lang string) {
+	if s.fault == "sends another text" {
+		text = "Something else"
+	}
+	push := webpush.Push{
+		Endpoint: s.device.Token, P256DH: s.device.P256DH, Auth: s.device.Auth, TTL: time.Minute, Headers: webpush.Headers{Urgency: "high"},
+		Payload: fmt.Appendf(nil, `{"title":%q,"options":{"body":%q,"lang":%q}}`, title, text, lang),
+	}
+	go s.pushes.Send(context.Background(), "shop", s.vapid, push)
 }
 
 func (s *standIn) fanOut(e *event, sub *subscription) {

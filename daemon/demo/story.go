@@ -23,6 +23,7 @@ type story struct {
 	out      *printer
 	daemon   *daemon
 	receiver *receiver
+	browser  *browser
 	began    time.Time
 	limit    time.Duration // of one step
 
@@ -44,9 +45,9 @@ type story struct {
 	replayed []string
 }
 
-func newStory(out *printer, d *daemon, r *receiver) *story {
+func newStory(out *printer, d *daemon, r *receiver, b *browser) *story {
 	return &story{
-		out: out, daemon: d, receiver: r,
+		out: out, daemon: d, receiver: r, browser: b,
 		began:     time.Now(),
 		transport: &http.Transport{Proxy: nil},
 		names:     map[string]string{},
@@ -71,6 +72,9 @@ func (t *story) steps() []step {
 		{"Look after deliveries: every attempt is on record", t.deliveryLog},
 		{"The receiver has lost everything: replay it", t.replay},
 		{"Replace the access token without a gap", t.rotateToken},
+		{"Register a browser: a token of a contact's device", t.registerBrowser},
+		{"Notify the contact: its browser decrypts and shows it", t.notify},
+		{"One event, two ways: to a webhook, and as a notification", t.notifyOfEvents},
 		{"Ping the subscription", t.ping},
 		{"Delete the subscription: no push starts afterwards", t.unsubscribe},
 		{"Look at the metrics", t.metrics},
