@@ -355,7 +355,9 @@ func (s *standIn) routes(admin bool) http.Handler {
 		answer(w, 200, map[string]string{"routeeContactId": in.RouteeContactID})
 	})
 	handle("POST /messages", func(w http.ResponseWriter, r *http.Request) {
-		var in struct{ Body struct{ Title, Text map[string]string } }
+		var in struct {
+			Body struct{ Title, Text map[string]string }
+		}
 		_ = json.NewDecoder(r.Body).Decode(&in)
 		lang := "nl"
 		if s.fault == "speaks another language" {
@@ -424,7 +426,9 @@ func (s *standIn) createSubscription(w http.ResponseWriter, r *http.Request) {
 		NumberOfRecords int
 		Authentication  struct{ Token string }
 		Delivery        struct{ RetrySchedule []string }
-		Notification    struct{ Body struct{ Text map[string]string } }
+		Notification    struct {
+			Body struct{ Text map[string]string }
+		}
 	}
 	_ = json.NewDecoder(r.Body).Decode(&in)
 	if text := in.Notification.Body.Text["nl"]; text != "" {
