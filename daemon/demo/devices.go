@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -25,6 +24,9 @@ type notification struct {
 		Lang string `json:"lang"`
 	} `json:"options"`
 }
+
+// demoApp is the implementation of the demo.
+const demoApp = "shop"
 
 // browser is somebody's browser, and the push service that it has chosen. Nothing but a browser's own subscription tells the daemon where
 // it is, and nothing but the browser can read what is pushed to it.
@@ -97,60 +99,51 @@ func (b *browser) await(ctx context.Context, number int) (notification, error) {
 	return n, nil
 }
 
-// call makes a call about devices, its body as a person would type it, and decodes the answer.
-func (t *story) call(ctx context.Context, next http.RoundTripper, method, path, body string, out any) error {
-	var r io.Reader
-	if body != "" {
-		r = strings.NewReader(body)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, t.daemon.url+path, r)
+// registerSubscription hands a subscription over as the browser made it, an object, which the client would write as a text. It returns whom the answer names.
+func (t *story) registerSubscription(ctx context.Context, contact string, subscription []byte) (string, error) {
+	body := fmt.Sprintf(`{"implementationId":%q,"routeeContactId":%q,"locale":"nl-BE","token":%s}`, demoApp, contact, subscription)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.daemon.url+"/messages/web", strings.NewReader(body))
 	if err != nil {
-		return err
+		return "", err
 	}
 	req.Header.Set("Authorization", "Bearer "+t.token.Secret)
-	if body != "" {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := next.RoundTrip(req)
+	req.Header.Set("Content-Type", "application/json")
+	res, err := (&tracer{next: t.transport, out: t.out, names: t.names}).RoundTrip(req)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
+		return "", fmt.Errorf("register: %w", err)
 	}
 	defer func() { _ = res.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	answer, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
 	if err != nil {
-		return fmt.Errorf("read the answer to %s %s: %w", method, path, err)
+		return "", fmt.Errorf("register: %w", err)
 	}
-	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s %s was answered %d: %s", method, path, res.StatusCode, answer)
+	var registered struct {
+		ContactID string `json:"routeeContactId"`
 	}
-	if err := json.Unmarshal(answer, out); err != nil {
-		return fmt.Errorf("read the answer to %s %s: %w", method, path, err)
+	if res.StatusCode != http.StatusOK || json.Unmarshal(answer, &registered) != nil {
+		return "", fmt.Errorf("the registration was answered %d, it should be %d: %s", res.StatusCode, http.StatusOK, answer)
 	}
-	return nil
-}
-
-// show is call, printed.
-func (t *story) show(ctx context.Context, method, path, body string, out any) error {
-	return t.call(ctx, &tracer{next: t.transport, out: t.out, names: t.names}, method, path, body, out)
+	return registered.ContactID, nil
 }
 
 // registerBrowser makes the credentials of an app, and registers a browser that has subscribed with them.
 func (t *story) registerBrowser(ctx context.Context) error {
-	var app struct {
-		ID  string `json:"id"`
-		Web struct {
-			VAPID struct {
-				PublicKey string `json:"publicKey"`
-			} `json:"vapid"`
-		} `json:"web"`
-	}
-	err := t.show(ctx, http.MethodPost, "/implementations", `{"id":"shop","name":"The shop","web":{"vapid":{"subject":"mailto:push@shop.example"}}}`, &app)
+	api, err := t.as()
 	if err != nil {
 		return err
 	}
+	app, err := api.CreateImplementation(ctx, client.ImplementationInput{
+		ID: demoApp, Name: "The shop", Web: &client.WebInput{VAPID: client.VAPIDInput{Subject: "mailto:push@shop.example"}},
+	})
+	if err != nil {
+		return err
+	}
+	if app.Web == nil {
+		return errors.New("the implementation has no web")
+	}
 	key, err := base64.RawURLEncoding.DecodeString(app.Web.VAPID.PublicKey)
-	if err != nil || len(key) != 65 || app.ID != "shop" {
-		return fmt.Errorf("the implementation %q has the public key %q, which is no point of 65 bytes", app.ID, app.Web.VAPID.PublicKey)
+	if err != nil || len(key) != 65 {
+		return fmt.Errorf("the public key of the implementation is %q, which is no point of 65 bytes", app.Web.VAPID.PublicKey)
 	}
 	t.out.note("a VAPID pair was made for it; Herald keeps the private key, and the page subscribes with the public one:")
 	t.out.note("%s", app.Web.VAPID.PublicKey)
@@ -159,15 +152,12 @@ func (t *story) registerBrowser(ctx context.Context) error {
 		return err
 	}
 	t.out.note("the browser answers with an endpoint at its push service and a key; the page hands both over as they are")
-	var registered struct {
-		ContactID string `json:"routeeContactId"`
-	}
-	body := `{"implementationId":"shop","routeeContactId":"anna","locale":"nl-BE","token":` + string(subscription) + `}`
-	if err := t.show(ctx, http.MethodPost, "/messages/web", body, &registered); err != nil {
+	contact, err := t.registerSubscription(ctx, "anna", subscription)
+	if err != nil {
 		return err
 	}
-	if registered.ContactID != "anna" {
-		return fmt.Errorf("the browser was registered for %q, not for anna", registered.ContactID)
+	if contact != "anna" {
+		return fmt.Errorf("the browser was registered for %q, not for anna", contact)
 	}
 	t.out.proved("the browser is one of anna's devices, and is spoken to in Dutch")
 	return nil
@@ -175,15 +165,20 @@ func (t *story) registerBrowser(ctx context.Context) error {
 
 // notify sends a message to a contact, and looks at what the browser makes of it.
 func (t *story) notify(ctx context.Context) error {
-	var sent struct {
-		TrackingID string `json:"trackingId"`
-	}
-	err := t.show(ctx, http.MethodPost, "/messages", `{"implementationId":"shop","routeeContactId":"anna",`+
-		`"body":{"title":{"en":"On its way","nl":"Onderweg"},"text":{"en":"Your order comes today","nl":"Je bestelling komt vandaag"}}}`, &sent)
+	api, err := t.as()
 	if err != nil {
 		return err
 	}
-	t.out.note("202: on disk, synced, as %s", sent.TrackingID)
+	id, err := api.SendMessage(ctx, client.Message{ImplementationID: demoApp, ContactID: "anna", Notification: client.Notification{
+		Body: &client.NotificationBody{
+			Title: map[string]string{"en": "On its way", "nl": "Onderweg"},
+			Text:  map[string]string{"en": "Your order comes today", "nl": "Je bestelling komt vandaag"},
+		},
+	}})
+	if err != nil {
+		return err
+	}
+	t.out.note("202: on disk, synced, as %s", id)
 	n, err := t.browser.await(ctx, 1)
 	if err != nil {
 		return err
@@ -193,16 +188,19 @@ func (t *story) notify(ctx context.Context) error {
 	}
 	t.out.proved("the push service took it, and the browser decrypted and shows: %s: %s", n.Title, n.Options.Body)
 
-	path := "/messages/" + sent.TrackingID
-	var m struct{ Status string }
+	quiet, err := t.quietly()
+	if err != nil {
+		return err
+	}
+	var m client.MessageStatus
 	err = until(ctx, func() (bool, error) {
-		err := t.call(ctx, t.transport, http.MethodGet, path, "", &m)
-		return m.Status == "SENT", err
+		m, err = quiet.Message(ctx, id, "", 0)
+		return m.Status == client.MessageSent, err
 	})
 	if err != nil {
-		return fmt.Errorf("wait until the message is SENT; it is %q: %w", m.Status, err)
+		return fmt.Errorf("wait until the message is %s; it is %q: %w", client.MessageSent, m.Status, err)
 	}
-	if err := t.show(ctx, http.MethodGet, path, "", &m); err != nil {
+	if m, err = api.Message(ctx, id, "", 0); err != nil {
 		return err
 	}
 	t.out.proved("the message is %s", m.Status)
@@ -211,18 +209,21 @@ func (t *story) notify(ctx context.Context) error {
 
 // notifyOfEvents has events notify devices, and publishes one that goes two ways.
 func (t *story) notifyOfEvents(ctx context.Context) error {
-	var s client.Subscription
-	err := t.show(ctx, http.MethodPost, "/subscriptions", `{"resource":"project/proj1","events":["task.assigned"],"notification":{"implementationId":"shop",`+
-		`"routeeContactId":"{{owner}}","body":{"title":"{{title}}","text":{"en":"Due at {{due.time}}","nl":"Klaar om {{due.time}}"}}}}`, &s)
+	api, err := t.as()
+	if err != nil {
+		return err
+	}
+	s, err := api.CreateSubscription(ctx, client.SubscriptionInput{
+		Resource: "project/proj1", Events: []string{"task.assigned"},
+		Notification: &client.NotificationTemplate{ImplementationID: demoApp, ContactID: "{{owner}}", Notification: client.Notification{
+			Body: &client.NotificationBody{Title: "{{title}}", Text: map[string]string{"en": "Due at {{due.time}}", "nl": "Klaar om {{due.time}}"}},
+		}},
+	})
 	if err != nil {
 		return err
 	}
 	if s.State != client.StateActive {
 		return fmt.Errorf("the new subscription is %q, it should be %s", s.State, client.StateActive)
-	}
-	api, err := t.as()
-	if err != nil {
-		return err
 	}
 	data := []byte(`{"title":"Call back","owner":"anna","due":{"time":"17:00"}}`)
 	id, err := api.Publish(ctx, client.Event{Type: "task.assigned", Resource: "project/proj1", Data: data})
@@ -241,7 +242,7 @@ func (t *story) notifyOfEvents(ctx context.Context) error {
 	if n.Title != "Call back" || n.Options.Body != "Klaar om 17:00" {
 		return fmt.Errorf("the browser shows %+v, which is not what the template makes of %s", n, data)
 	}
-	t.out.proved("the receiver took it, verified: %s", bytes.TrimSpace(as[0].data))
+	t.out.proved("the receiver took it, verified: %s", as[0].data)
 	t.out.proved("anna's browser decrypted and shows: %s: %s", n.Title, n.Options.Body)
 	return nil
 }
