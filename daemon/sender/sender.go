@@ -1,4 +1,4 @@
-// Package sender is what the senders of notifications have in common: the result of an attempt, and a pool with a
+// Package sender is what the senders have in common: the result of an attempt, what is read of an answer, and a pool with a
 // fixed number of connections.
 package sender
 

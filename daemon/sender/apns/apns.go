@@ -250,29 +250,13 @@ func judge(r *sender.Result, resp *http.Response, body []byte) string {
 	if do.device == sender.DeviceDead {
 		r.DeadSince = said.since
 	}
-	if asked := retryAfter(resp.Header, time.Now()); do.class == queue.ClassRetry && asked > 0 {
+	if asked := sender.RetryAfter(resp.Header, time.Now()); do.class == queue.ClassRetry && asked > 0 {
 		r.Wait = max(r.Wait, asked)
 		if !do.innocent {
 			r.RetryAfter = asked
 		}
 	}
 	return said.reason
-}
-
-// maxRetryAfter bounds what is understood of Retry-After; how long is really waited is the queue's business.
-const maxRetryAfter = 24 * time.Hour
-
-// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds or a date. What is neither, or lies in the past, is 0.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	text := strings.TrimSpace(h.Get("Retry-After"))
-	if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return time.Duration(min(max(seconds, 0), int64(maxRetryAfter/time.Second))) * time.Second
-	}
-	date, err := http.ParseTime(text)
-	if err != nil {
-		return 0
-	}
-	return min(max(date.Sub(now), 0), maxRetryAfter)
 }
 
 // hexadecimal tells whether APNs could have given that device token. Nothing else may get into the path.

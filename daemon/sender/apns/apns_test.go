@@ -301,7 +301,7 @@ func TestRetryAfter(t *testing.T) {
 		{429, "TooManyRequests", "5", time.Minute, 0},
 		{503, "ServiceUnavailable", "30", 15 * time.Minute, 30 * time.Second},
 		{503, "ServiceUnavailable", "1800", 30 * time.Minute, 30 * time.Minute},
-		{503, "ServiceUnavailable", "99999999999999999999", 15 * time.Minute, 0},
+		{503, "ServiceUnavailable", "99999999999999999999", 24 * time.Hour, 24 * time.Hour},
 		{503, "ServiceUnavailable", "9223372036854775807", 24 * time.Hour, 24 * time.Hour},
 		{503, "ServiceUnavailable", "-1", 15 * time.Minute, 0},
 		{503, "ServiceUnavailable", "soon", 15 * time.Minute, 0},

@@ -37,8 +37,6 @@ const (
 	DefaultConnections = 4
 	// MaxBody is how much of an answer's body is read, in bytes.
 	MaxBody = 64 << 10
-	// bodyPatience is how long the body of an answer may take once its headers are in: most of the verdict is in the status.
-	bodyPatience = time.Second
 	// idleAfter is how long the connections and the token of an owner are kept without use, and sweepEvery how often it is looked for such.
 	idleAfter  = time.Hour
 	sweepEvery = time.Minute
@@ -167,12 +165,12 @@ func (s *Sender) send(ctx context.Context, name string, key *store.FCM, to Targe
 func (s *Sender) post(ctx context.Context, o *owner, key *store.FCM, to Target, token string, body []byte) (_ sender.Result, refused bool) {
 	started := time.Now()
 	u := s.base.JoinPath("v1", "projects", url.PathEscape(key.ProjectID), "messages:send")
-	resp, err := o.pool.RoundTrip(s.newRequest(ctx, u, "application/json", body, "Bearer "+token))
+	resp, err := o.pool.RoundTrip(s.newRequest(ctx, u, "application/json", body, "Bearer "+token)) //nolint:bodyclose // ReadBody closes it
 	if err != nil {
 		return failed(queue.ClassRetry, s.describe(err, "FCM", u.Hostname(), time.Since(started))), false
 	}
 	// An answer may repeat what it was asked.
-	answer := masked(masked(readBody(resp), to.Token, "<token>"), token, "<secret>")
+	answer := masked(masked(sender.ReadBody(resp, MaxBody), to.Token, "<token>"), token, "<secret>")
 	r, refused := judge(resp.StatusCode, resp.Header, answer, key.ProjectID, time.Now())
 	r.Response = answer[:min(len(answer), queue.MaxResponse)]
 	return r, refused
@@ -219,17 +217,6 @@ func request(to Target, message []byte, validateOnly bool) []byte {
 		b = append(b, ',')
 	}
 	return append(append(b, message[1:]...), '}')
-}
-
-// readBody reads and closes the body, up to MaxBody and for no longer than bodyPatience. A body that ended is what lets its stream go.
-func readBody(resp *http.Response) []byte {
-	// Closing is what makes a Read return that waits for the server.
-	patience := time.AfterFunc(bodyPatience, func() { _ = resp.Body.Close() })
-	defer patience.Stop()
-	// What was read before an error is all there is.
-	b, _ := io.ReadAll(io.LimitReader(resp.Body, MaxBody))
-	_ = resp.Body.Close()
-	return b
 }
 
 // masked is the body with other words in the place of a secret.

@@ -3,7 +3,6 @@ package fcm
 import (
 	"encoding/json"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -15,8 +14,6 @@ import (
 const (
 	// quotaWait is how long FCM wants to be left alone over its quota when it does not say.
 	quotaWait = time.Minute
-	// maxRetryAfter bounds what is believed of Retry-After.
-	maxRetryAfter = 24 * time.Hour
 	// maxSaid is how much of FCM's own words is repeated, in bytes.
 	maxSaid = 300
 	// notAToken is how FCM says that a token never was one. Its code is that of all bad requests, so there is only the text to tell.
@@ -85,7 +82,7 @@ func (r *reply) code(status int) string {
 func judge(status int, h http.Header, body []byte, project string, now time.Time) (_ sender.Result, refused bool) {
 	a := parse(body)
 	r := sender.Result{Outcome: queue.Outcome{Class: queue.ClassRetry, Status: status}}
-	r.Error = "FCM answered " + statusText(status)
+	r.Error = "FCM answered " + sender.StatusText(status)
 	switch {
 	case status >= 200 && status <= 299:
 		r.Class, r.Error = queue.ClassDelivered, ""
@@ -104,7 +101,7 @@ func judge(status int, h http.Header, body []byte, project string, now time.Time
 	}
 	if status >= 500 { // whatever it says of a token or of credentials, it is FCM that failed
 		if status == http.StatusServiceUnavailable {
-			r.RetryAfter = retryAfter(h, now)
+			r.RetryAfter = sender.RetryAfter(h, now)
 		}
 		return r, false
 	}
@@ -121,7 +118,7 @@ func judge(status int, h http.Header, body []byte, project string, now time.Time
 		r.Class, r.Reason, r.Device, r.Innocent = queue.ClassRejected, sender.ReasonUnregistered, sender.DeviceForeign, true
 		explain(&r, "the token belongs to another Firebase project than the service account's")
 	case "QUOTA_EXCEEDED":
-		wait := retryAfter(h, now)
+		wait := sender.RetryAfter(h, now)
 		if wait == 0 {
 			wait = quotaWait
 		}
@@ -203,24 +200,4 @@ func said(text string) string {
 		text = strings.ToValidUTF8(text[:maxSaid], "") + "…"
 	}
 	return strings.TrimRight(text, ".")
-}
-
-// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds or a date. What is neither, or lies in the past, is 0.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	text := strings.TrimSpace(h.Get("Retry-After"))
-	if text == "" {
-		return 0
-	}
-	if strings.Trim(text, "0123456789") == "" {
-		seconds, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || seconds > int64(maxRetryAfter/time.Second) { // digits only: it is too large
-			return maxRetryAfter
-		}
-		return time.Duration(seconds) * time.Second
-	}
-	date, err := http.ParseTime(text)
-	if err != nil {
-		return 0
-	}
-	return min(max(date.Sub(now), 0), maxRetryAfter)
 }

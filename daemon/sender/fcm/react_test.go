@@ -124,20 +124,6 @@ func TestRevokedAccessToken(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	for text, want := range map[string]time.Duration{
-		"": 0, "0": 0, "5": 5 * time.Second, " 5 ": 5 * time.Second, "86400": 24 * time.Hour, "86401": 24 * time.Hour, "99999999999999999999": 24 * time.Hour,
-		"-5": 0, "1.5": 0, "soon": 0, "5s": 0,
-		"Sun, 22 Nov 2026 12:00:30 GMT": 30 * time.Second, "Sun, 22 Nov 2026 11:00:00 GMT": 0, "Tue, 22 Nov 2039 12:00:00 GMT": 24 * time.Hour,
-	} {
-		if got := retryAfter(http.Header{"Retry-After": {text}}, now); got != want {
-			t.Errorf("%q is %s, want %s", text, got, want)
-		}
-	}
-}
-
 // A project may be called anything.
 func TestQuotaOfAProjectOfDevices(t *testing.T) {
 	t.Parallel()
@@ -164,7 +150,7 @@ func FuzzJudge(f *testing.F) {
 		switch {
 		case ok != (status >= 200 && status <= 299), ok != (r.Error == ""), ok != (r.Device == sender.DeviceSeen):
 			t.Error("success is not where it belongs")
-		case r.RetryAfter < 0 || r.RetryAfter > maxRetryAfter || r.Wait < 0 || r.Wait > maxRetryAfter:
+		case r.RetryAfter < 0 || r.RetryAfter > sender.MaxRetryAfter || r.Wait < 0 || r.Wait > sender.MaxRetryAfter:
 			t.Error("a wait out of bounds")
 		case (status >= 500 || status < 400) && (r.Class == queue.ClassGone || r.Class == queue.ClassMisconfigured || r.Class == queue.ClassRejected):
 			t.Error("a server's failure was taken for a verdict")

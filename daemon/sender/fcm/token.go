@@ -13,12 +13,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
+	"herald/daemon/sender"
 	"herald/queue"
 	"herald/store"
 )
@@ -235,9 +235,9 @@ func granted(body []byte) (string, time.Duration, *tokenFailure) {
 
 // declined reads an answer without a token (RFC 6749, section 5.2).
 func declined(status int, h http.Header, body []byte) *tokenFailure {
-	f := &tokenFailure{class: queue.ClassRetry, text: "the token endpoint answered " + statusText(status)}
+	f := &tokenFailure{class: queue.ClassRetry, text: "the token endpoint answered " + sender.StatusText(status)}
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		f.retryAfter = retryAfter(h, time.Now())
+		f.retryAfter = sender.RetryAfter(h, time.Now())
 	}
 	if status < 400 || status > 499 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
 		return f
@@ -260,13 +260,4 @@ func declined(status int, h http.Header, body []byte) *tokenFailure {
 		f.text += "; the service account does not exist, or may not do this"
 	}
 	return f
-}
-
-// statusText is the code with its registered name.
-func statusText(code int) string {
-	text := strconv.Itoa(code)
-	if name := http.StatusText(code); name != "" {
-		text += " " + name
-	}
-	return text
 }

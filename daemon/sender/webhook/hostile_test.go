@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"herald/daemon/sender"
 	"herald/queue"
 	"herald/store"
 )
@@ -226,7 +227,7 @@ func TestHostileReceivers(t *testing.T) {
 		"410":                  {handle: answering("HTTP/1.1 410 x\r\nContent-Length: 0\r\n\r\n"), class: queue.ClassGone, status: 410, text: "wants no more pushes"},
 		"101":                  {handle: answering("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"), status: 101, text: "answered 101 Switching Protocols"},
 		"429":                  {handle: answering("HTTP/1.1 429 x\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n"), status: 429, text: "answered 429 Too Many Requests", after: 2 * time.Minute},
-		"503 huge":             {handle: answering("HTTP/1.1 503 x\r\nRetry-After: 99999999999999999999\r\nContent-Length: 0\r\n\r\n"), status: 503, text: "answered 503", after: maxRetryAfter},
+		"503 huge":             {handle: answering("HTTP/1.1 503 x\r\nRetry-After: 99999999999999999999\r\nContent-Length: 0\r\n\r\n"), status: 503, text: "answered 503", after: sender.MaxRetryAfter},
 		"503 negative":         {handle: answering("HTTP/1.1 503 x\r\nRetry-After: -1\r\nContent-Length: 0\r\n\r\n"), status: 503, text: "answered 503"},
 		"500 with retry-after": {handle: answering("HTTP/1.1 500 x\r\nRetry-After: 120\r\nContent-Length: 0\r\n\r\n"), status: 500, text: "answered 500"},
 		"304":                  {handle: answering("HTTP/1.1 304 x\r\n\r\n"), status: 304, text: "answered 304 Not Modified; redirects are not followed"},

@@ -16,6 +16,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/hashicorp/go-retryablehttp"
 
+	"herald/daemon/sender"
 	"herald/queue"
 	"herald/store"
 )
@@ -286,7 +287,7 @@ func lifeOf(v jsontext.Value) time.Duration {
 // understood, and none are repeated.
 func (s *Sender) declined(resp *http.Response, body []byte) *tokenFailure {
 	code := resp.StatusCode
-	answered := "the token endpoint answered " + statusText(code)
+	answered := "the token endpoint answered " + sender.StatusText(code)
 	if code >= 300 && code <= 399 {
 		return noToken(queue.ClassRetry, answered+"; redirects are not followed, so the token URL has to name the final address")
 	}
@@ -315,7 +316,7 @@ func (s *Sender) declined(resp *http.Response, body []byte) *tokenFailure {
 	}
 	f := noToken(queue.ClassRetry, answered)
 	if code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable {
-		f.retryAfter = retryAfter(resp.Header, s.now())
+		f.retryAfter = sender.RetryAfter(resp.Header, s.now())
 	}
 	return f
 }

@@ -24,7 +24,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +32,7 @@ import (
 	"github.com/hashicorp/go-retryablehttp"
 
 	"herald/daemon/identity"
+	"herald/daemon/sender"
 	"herald/queue"
 	"herald/store"
 )
@@ -200,27 +200,18 @@ func (s *Sender) judge(resp *http.Response, asked *url.URL, out *queue.Outcome) 
 		out.Error = redirection(resp, asked)
 	default:
 		out.Class = queue.ClassRetry
-		out.Error = "the receiver answered " + statusText(code)
+		out.Error = "the receiver answered " + sender.StatusText(code)
 		if code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable {
-			out.RetryAfter = retryAfter(resp.Header, s.now())
+			out.RetryAfter = sender.RetryAfter(resp.Header, s.now())
 		}
 	}
-}
-
-// statusText is the code with its registered name. The receiver's own words are not repeated.
-func statusText(code int) string {
-	text := strconv.Itoa(code)
-	if name := http.StatusText(code); name != "" {
-		text += " " + name
-	}
-	return text
 }
 
 // redirection tells where a receiver wanted to send us, no further than the host: the path may be the
 // secret of an unlisted URL, and the usual redirect repeats it.
 func redirection(resp *http.Response, asked *url.URL) string {
 	const rule = "; redirects are not followed"
-	text := "the receiver answered " + statusText(resp.StatusCode)
+	text := "the receiver answered " + sender.StatusText(resp.StatusCode)
 	location := resp.Header[movedLocation]
 	if len(location) == 0 {
 		return text + rule
@@ -234,31 +225,6 @@ func redirection(resp *http.Response, asked *url.URL) string {
 		where = to.Scheme + "://" + to.Host
 	}
 	return text + ": it redirected to " + where + rule + ", so the callback URL has to name the final address"
-}
-
-// maxRetryAfter bounds what is understood of Retry-After, so that no number of seconds overflows. How
-// long is really waited is the caller's business.
-const maxRetryAfter = 365 * 24 * time.Hour
-
-// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds or a date. What is neither, or lies
-// in the past, is 0.
-func retryAfter(h http.Header, now time.Time) time.Duration {
-	text := strings.TrimSpace(h.Get("Retry-After"))
-	if text == "" {
-		return 0
-	}
-	if strings.Trim(text, "0123456789") == "" {
-		seconds, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || seconds > int64(maxRetryAfter/time.Second) { // digits only: it is too large
-			return maxRetryAfter
-		}
-		return time.Duration(seconds) * time.Second
-	}
-	date, err := http.ParseTime(text)
-	if err != nil {
-		return 0
-	}
-	return min(max(date.Sub(now), 0), maxRetryAfter)
 }
 
 // body reads and closes the body, up to MaxBody and for no longer than bodyPatience, and returns its

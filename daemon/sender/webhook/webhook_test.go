@@ -350,50 +350,6 @@ func auth(a store.Authentication) func(*store.Subscription, *queue.Push) {
 	return func(s *store.Subscription, _ *queue.Push) { s.Authentication = a }
 }
 
-func TestRetryAfter(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
-	for text, want := range map[string]time.Duration{
-		"":                               0,
-		"0":                              0,
-		"120":                            2 * time.Minute,
-		" 7 ":                            7 * time.Second,
-		"-5":                             0,
-		"+5":                             0,
-		"1.5":                            0,
-		"1e9":                            0,
-		"soon":                           0,
-		"31536001":                       maxRetryAfter,
-		"9223372036":                     maxRetryAfter,
-		"99999999999999999999999999999":  maxRetryAfter,
-		"Sun, 22 Nov 2026 08:01:00 GMT":  time.Minute,
-		"Sunday, 22-Nov-26 08:01:00 GMT": time.Minute,
-		"Sun Nov 22 08:01:00 2026":       time.Minute,
-		"Sun, 22 Nov 2026 07:59:00 GMT":  0,
-		"Fri, 31 Dec 9999 23:59:59 GMT":  maxRetryAfter,
-		"Sun, 32 Nov 2026 08:01:00 GMT":  0,
-	} {
-		if got := retryAfter(http.Header{"Retry-After": {text}}, now); got != want {
-			t.Errorf("%q: %v, want %v", text, got, want)
-		}
-	}
-	if got := retryAfter(http.Header{}, now); got != 0 {
-		t.Errorf("absent: %v", got)
-	}
-}
-
-func FuzzRetryAfter(f *testing.F) {
-	now := time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
-	f.Add("120")
-	f.Add("Sun, 22 Nov 2026 08:01:00 GMT")
-	f.Add("-1")
-	f.Fuzz(func(t *testing.T, text string) {
-		if got := retryAfter(http.Header{"Retry-After": {text}}, now); got < 0 || got > maxRetryAfter {
-			t.Errorf("%q: %v", text, got)
-		}
-	})
-}
-
 func FuzzEnvelope(f *testing.F) {
 	f.Add("evt", "default", "project/1")
 	f.Add("\"\\\n\x00\xff\u2028", "", "")

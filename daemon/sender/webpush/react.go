@@ -2,6 +2,7 @@ package webpush
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -17,8 +18,6 @@ const (
 	throttleWait = time.Minute
 	// soonWait is for a push service that says it may be tried again at once.
 	soonWait = time.Second
-	// maxWait bounds what a push service may ask for.
-	maxWait = 24 * time.Hour
 	// maxMessageID bounds Result.MessageID, in bytes.
 	maxMessageID = 1024
 )
@@ -67,7 +66,7 @@ const foreignSender = "does not correspond to the sender id"
 func react(origin string, status int, h http.Header, body []byte, now time.Time) (r sender.Result, l life) {
 	e := explain(body)
 	r.Status, l = status, lifeGood
-	answered := "the push service " + origin + " answered " + statusText(status) + e.suffix()
+	answered := "the push service " + origin + " answered " + sender.StatusText(status) + e.suffix()
 	switch {
 	case status >= 200 && status <= 299:
 		if dropped := windows(h); dropped != "" {
@@ -132,29 +131,7 @@ func messageID(h http.Header) string {
 	return id
 }
 
-// wait reads Retry-After (RFC 9110, section 10.2.3), seconds or a date, up to maxWait. What is neither, or not in the future, is otherwise.
+// wait is what the push service asks for in Retry-After, or else otherwise.
 func wait(h http.Header, now time.Time, otherwise time.Duration) time.Duration {
-	text := strings.TrimSpace(h.Get("Retry-After"))
-	asked := time.Duration(0)
-	if text != "" && strings.Trim(text, "0123456789") == "" {
-		asked = maxWait // also for a number that is too large to be read
-		if seconds, err := strconv.ParseInt(text, 10, 64); err == nil && seconds < int64(maxWait/time.Second) {
-			asked = time.Duration(seconds) * time.Second
-		}
-	} else if date, err := http.ParseTime(text); err == nil {
-		asked = min(date.Sub(now), maxWait)
-	}
-	if asked <= 0 {
-		return otherwise
-	}
-	return asked
-}
-
-// statusText is the code with its registered name.
-func statusText(code int) string {
-	text := strconv.Itoa(code)
-	if name := http.StatusText(code); name != "" {
-		text += " " + name
-	}
-	return text
+	return cmp.Or(sender.RetryAfter(h, now), otherwise)
 }

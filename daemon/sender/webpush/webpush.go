@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -30,12 +29,8 @@ import (
 // defaultConnections is how many connections there are to a host.
 const defaultConnections = 4
 
-// maxAnswer is how much of an answer's body is read, in bytes, and bodyPatience how long it may take once its headers are in. The verdict
-// is mostly in the status.
-const (
-	maxAnswer    = 4 << 10
-	bodyPatience = time.Second
-)
+// maxAnswer is how much of an answer's body is read, in bytes.
+const maxAnswer = 4 << 10
 
 // Options say how a Sender sends.
 type Options struct {
@@ -198,7 +193,7 @@ func (s *Sender) exchange(ctx context.Context, owner string, key *store.VAPID, p
 	if p.Headers.Topic != "" {
 		h["Topic"] = []string{p.Headers.Topic}
 	}
-	resp, err := s.pool.RoundTrip(req) //nolint:bodyclose // read closes it
+	resp, err := s.pool.RoundTrip(req) //nolint:bodyclose // ReadBody closes it
 	if err != nil {
 		l := lifeBad
 		if errors.Is(context.Cause(ctx), errHangs) {
@@ -208,7 +203,7 @@ func (s *Sender) exchange(ctx context.Context, owner string, key *store.VAPID, p
 		}
 		return failure(queue.ClassRetry, describe(err, origin, time.Since(started))), l
 	}
-	return react(origin, resp.StatusCode, resp.Header, read(resp), time.Now())
+	return react(origin, resp.StatusCode, resp.Header, sender.ReadBody(resp, maxAnswer), time.Now())
 }
 
 // request makes the request without its headers. The Host header is that of the endpoint wherever it goes.
@@ -224,20 +219,6 @@ func (s *Sender) request(ctx context.Context, u *url.URL, body []byte) (*http.Re
 	}
 	req.URL, req.Host = &to, u.Host
 	return req, nil
-}
-
-// read reads and closes the body of an answer, within its limits.
-func read(resp *http.Response) []byte {
-	defer func() { _ = resp.Body.Close() }()
-	if resp.Body == http.NoBody || resp.StatusCode == http.StatusSwitchingProtocols {
-		return nil
-	}
-	// Closing is what makes a Read return that waits for the push service.
-	slow := time.AfterFunc(bodyPatience, func() { _ = resp.Body.Close() })
-	defer slow.Stop()
-	// What breaks off has told what it had to tell.
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	return body
 }
 
 // originOf is the origin of an endpoint (RFC 6454, section 6.2), which is the audience of its tokens (RFC 8292, section 2).

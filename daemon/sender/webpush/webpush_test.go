@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -272,17 +271,6 @@ func TestReactions(t *testing.T) {
 		})
 	}
 	t.Cleanup(func() { noFaults(t, s) })
-}
-
-type endless struct{}
-
-func (endless) Read(b []byte) (int, error) { return len(b), nil }
-
-func TestAnswerIsReadToALimit(t *testing.T) {
-	t.Parallel()
-	if got := read(&http.Response{StatusCode: 400, Body: io.NopCloser(endless{})}); len(got) != maxAnswer {
-		t.Errorf("%d bytes were read", len(got))
-	}
 }
 
 func TestMessageIDIsAWord(t *testing.T) {
