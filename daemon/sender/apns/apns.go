@@ -217,7 +217,7 @@ func (s *Sender) once(ctx context.Context, a *app, key *store.APNs, p *Push, bas
 	}
 	resp, err := pool.RoundTrip(req)
 	if err != nil {
-		r.Class, r.Error = queue.ClassRetry, describe(err)
+		r.Class, r.Error = queue.ClassRetry, sender.Describe(err, "APNs", req.URL.Hostname(), time.Since(r.StartedAt))
 		return r, "", token
 	}
 	defer func() { _ = resp.Body.Close() }() // it has told all it had to tell

@@ -321,7 +321,7 @@ func TestNetworkTrouble(t *testing.T) {
 	w := newWorld(t, standin.APNsOptions{})
 	check := func(what string, r sender.Result, words string) {
 		t.Helper()
-		if r.Class != queue.ClassRetry || r.Status != 0 || r.Innocent || r.Device != sender.DeviceUnknown || r.Error != words {
+		if r.Class != queue.ClassRetry || r.Status != 0 || r.Innocent || r.Device != sender.DeviceUnknown || !strings.HasPrefix(r.Error, words) {
 			t.Errorf("%s: %+v", what, r)
 		}
 	}
@@ -329,14 +329,14 @@ func TestNetworkTrouble(t *testing.T) {
 	check("cut", w.send(t, push()), "APNs closed the connection before it answered")
 	w.apns.Answer("", 1, standin.APNsAnswer{Hang: true})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	check("hang", w.Send(ctx, "default/app/ios", w.key, push()), "APNs did not answer in time")
+	check("hang", w.Send(ctx, "default/app/ios", w.key, push()), "APNs did not answer within ")
 	cancel()
-	check("stopping", w.Send(ctx, "default/app/ios", w.key, push()), "APNs did not answer in time")
+	check("stopping", w.Send(ctx, "default/app/ios", w.key, push()), "APNs did not answer within ")
 	stranger := newSender(t, w.apns.URL(), nil)
-	check("unknown authority", stranger.Send(t.Context(), "a", w.key, push()), "the certificate that the host of APNs shows is not acceptable")
+	check("unknown authority", stranger.Send(t.Context(), "a", w.key, push()), "the certificate of 127.0.0.1 is not signed by an authority that is trusted here (egress.ca_file adds one)")
 	w.apns.Close()
 	w.Forget("default/app/ios")
-	check("nobody there", w.send(t, push()), "APNs cannot be reached")
+	check("nobody there", w.send(t, push()), "APNs refused the connection")
 }
 
 func TestUnusableCredentials(t *testing.T) {

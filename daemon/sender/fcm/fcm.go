@@ -143,7 +143,7 @@ func (s *Sender) send(ctx context.Context, name string, key *store.FCM, to Targe
 	}
 	o := s.begin(name)
 	if o == nil {
-		return failed(queue.ClassRetry, brokenOff)
+		return failed(queue.ClassRetry, sender.BrokenOff)
 	}
 	defer s.end(o)
 	for again := false; ; again = true {

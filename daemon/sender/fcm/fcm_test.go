@@ -323,7 +323,7 @@ func TestBrokenAnswers(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if r := s.Send(ctx, "o", key, Target{Token: device}, []byte("{}"), false); r.Class != queue.ClassRetry || r.Error != brokenOff {
+	if r := s.Send(ctx, "o", key, Target{Token: device}, []byte("{}"), false); r.Class != queue.ClassRetry || r.Error != sender.BrokenOff {
 		t.Errorf("%+v", r)
 	}
 	f.Close()

@@ -90,7 +90,7 @@ func (s *Sender) token(ctx context.Context, o *owner, key *store.FCM) (string, *
 		}
 		if g.fetching == nil && !s.fetch(o, g) {
 			defer o.mu.Unlock()
-			return "", &tokenFailure{class: queue.ClassRetry, text: brokenOff}
+			return "", &tokenFailure{class: queue.ClassRetry, text: sender.BrokenOff}
 		}
 		done := g.fetching
 		o.mu.Unlock()
@@ -98,7 +98,7 @@ func (s *Sender) token(ctx context.Context, o *owner, key *store.FCM) (string, *
 		case <-done:
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
-				return "", &tokenFailure{class: queue.ClassRetry, text: brokenOff}
+				return "", &tokenFailure{class: queue.ClassRetry, text: sender.BrokenOff}
 			}
 			return "", &tokenFailure{class: queue.ClassRetry, text: "the token endpoint did not answer in the time of the attempt"}
 		}

@@ -21,6 +21,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"herald/daemon/sender"
 	"herald/queue"
 	"herald/store"
 )
@@ -266,7 +267,7 @@ func TestCloseEndsTheCallOfATokenEndpoint(t *testing.T) {
 		g.answer(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if out := sendNow(t, s, key, queue.ClassRetry); !strings.Contains(out.Error, brokenOff) {
+			if out := sendNow(t, s, key, queue.ClassRetry); !strings.Contains(out.Error, sender.BrokenOff) {
 				t.Errorf("%+v", out)
 			}
 		})

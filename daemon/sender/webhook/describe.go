@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"herald/daemon/egress"
+	"herald/daemon/sender"
 )
 
 // describe puts an error of the transport into words for the owner of the receiver. Nothing of the
@@ -23,7 +24,7 @@ func describe(err error, x *exchange, host string, took time.Duration) string {
 		host = "the host"
 	}
 	if errors.Is(err, context.Canceled) {
-		return "the attempt was broken off because the daemon stops"
+		return sender.BrokenOff
 	}
 	if denied, ok := errors.AsType[*egress.DeniedError](err); ok {
 		// Its text is made for this: host, address and setting.
@@ -53,7 +54,7 @@ func describe(err error, x *exchange, host string, took time.Duration) string {
 		return via + " refused the connection: nothing listens on that port"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return via + " cannot be reached: there is no route to its address"
-	case exhausted(err):
+	case sender.Exhausted(err):
 		return "this daemon has no file descriptors or ports left for a connection; its operator has to act"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return via + " reset the connection " + before(phase)
@@ -70,11 +71,6 @@ func describe(err error, x *exchange, host string, took time.Duration) string {
 		return "the TLS handshake with the receiver failed"
 	}
 	return via + " could not be connected to"
-}
-
-// exhausted tells that it is this machine that cannot open a connection, to whomever.
-func exhausted(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 // isTimeout tells a deadline of ours, or one of the transport's, from a failure of the receiver.

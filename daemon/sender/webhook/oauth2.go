@@ -138,7 +138,7 @@ func (s *Sender) token(ctx context.Context, c credentials) (string, *tokenFailur
 		case <-done:
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.Canceled) {
-				return "", noToken(queue.ClassRetry, brokenOff)
+				return "", noToken(queue.ClassRetry, sender.BrokenOff)
 			}
 			return "", noToken(queue.ClassRetry, "the token endpoint did not answer within "+rounded(time.Since(started)))
 		}
@@ -212,7 +212,7 @@ func (s *Sender) ask(ctx context.Context, c credentials, life *time.Duration) (s
 		return "", noToken(queue.ClassMisconfigured, "the request for it cannot be made")
 	}
 	failed := func(err error) *tokenFailure {
-		if exhausted(err) {
+		if sender.Exhausted(err) {
 			s.complain()
 		}
 		f := noToken(queue.ClassRetry, ofEndpoint(describe(err, x, u.Hostname(), time.Since(started))))
@@ -325,9 +325,6 @@ func (s *Sender) declined(resp *http.Response, body []byte) *tokenFailure {
 func ofEndpoint(text string) string {
 	return strings.NewReplacer("the receiver", "the token endpoint", "the callback URL", "the token URL").Replace(text)
 }
-
-// brokenOff is the text of an attempt that its daemon gave up.
-const brokenOff = "the attempt was broken off because the daemon stops"
 
 func noToken(class queue.Class, why string) *tokenFailure {
 	return &tokenFailure{problem: problem{class, "no access token: " + why}}

@@ -162,7 +162,7 @@ func (s *Sender) attempt(ctx context.Context, sub *store.Subscription, p *queue.
 		}
 		out.Class = queue.ClassRetry
 		out.Error = describe(err, x, req.URL.Hostname(), time.Since(started))
-		if exhausted(err) {
+		if sender.Exhausted(err) {
 			s.complain()
 		}
 		return nil

@@ -201,7 +201,7 @@ func (s *Sender) exchange(ctx context.Context, owner string, key *store.VAPID, p
 		} else if errors.Is(err, context.Canceled) {
 			l = lifeUnknown // it is the daemon that stops
 		}
-		return failure(queue.ClassRetry, describe(err, origin, time.Since(started))), l
+		return failure(queue.ClassRetry, sender.Describe(err, "the push service "+origin, u.Hostname(), time.Since(started))), l
 	}
 	return react(origin, resp.StatusCode, resp.Header, sender.ReadBody(resp, maxAnswer), time.Now())
 }

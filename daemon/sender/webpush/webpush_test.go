@@ -222,7 +222,7 @@ func TestReactions(t *testing.T) {
 		"599":                     {standin.Behaviour{Status: 599}, retry(0, lifeBad)},
 		"a body that hangs":       {standin.Behaviour{Status: 400, Body: strings.Repeat("x", 1000), Pause: 2 * time.Second}, rejected("400 Bad Request")},
 		"hang":                    {standin.Behaviour{Hang: true}, want{class: queue.ClassRetry, life: lifeBad, error: "did not answer within"}},
-		"cut":                     {standin.Behaviour{Cut: true}, want{class: queue.ClassRetry, life: lifeBad, error: "broke before the answer"}},
+		"cut":                     {standin.Behaviour{Cut: true}, want{class: queue.ClassRetry, life: lifeBad, error: "closed the connection before it answered"}},
 		"goaway":                  {standin.Behaviour{GoAway: true}, delivered},
 	} {
 		t.Run(name, func(t *testing.T) {
