@@ -71,10 +71,10 @@ func (d *Dispatcher) judge(j *job, out *queue.Outcome, now time.Time) (disable s
 		if l.most == 0 || half < l.most {
 			l.most = half
 		}
-	case out.Innocent, out.Class == queue.ClassRejected, out.Class == queue.ClassGone:
 	case out.Class == queue.ClassMisconfigured && j.sub.Role == store.RoleDevices:
 		l.failed = true
 		d.bar(l, j.probe, out.Error, now)
+	case out.Innocent, out.Class == queue.ClassRejected, out.Class == queue.ClassGone:
 	default:
 		l.failed = true
 		l.learn(out, l.policy.max)
