@@ -1,5 +1,5 @@
-// Package sender is what the senders have in common: the result of an attempt, what is read of an answer, and a pool with a
-// fixed number of connections.
+// Package sender is what the senders have in common: the result of an attempt, what is read of answers and said of errors, parts of the
+// payloads, and a pool with a fixed number of connections.
 package sender
 
 import (

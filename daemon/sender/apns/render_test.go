@@ -67,7 +67,7 @@ func TestRender(t *testing.T) {
 			},
 			"",
 			`{"aps":{"alert":{"subtitle":"S","title-loc-key":"TK","title-loc-args":["1","2"],"loc-key":"XK","loc-args":["3"]},` +
-				`"sound":{"critical":1,"name":"bell.caf","volume":0.5},"thread-id":"TH","category":"C","mutable-content":1,"target-content-id":"TC",` +
+				`"sound":{"critical":1,"name":"bell.caf","volume":0.5},"category":"C","thread-id":"TH","mutable-content":1,"target-content-id":"TC",` +
 				`"interruption-level":"time-sensitive","relevance-score":0}}`, alert,
 		},
 		{"critical without a name", store.Notification{APNs: store.APNsOptions{Critical: true, Volume: 1}}, "", `{"aps":{"sound":{"critical":1,"name":"default","volume":1}}}`, alert},

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"herald/daemon/sender"
 	"herald/daemon/standin"
 	"herald/queue"
 	"herald/store"
@@ -58,7 +59,7 @@ func TestRender(t *testing.T) {
 			`"payload":{"aps":{"alert":{"title":"Parcel","subtitle":"Today","body":"It is here"},"badge":3,"sound":"bell","category":"PARCEL","thread-id":"parcels","mutable-content":1,"target-content-id":"w","interruption-level":"time-sensitive","relevance-score":0.5}},` +
 			`"fcmOptions":{"image":"https://example.com/i.png"}}}`},
 		"web": {full(), store.PlatformWeb, "", `{"notification":{"title":"Parcel","body":"It is here"},"data":{"a":"b","id":"7"},` +
-			`"webpush":{"headers":{"TTL":"3600","Topic":"` + pushTopic("parcel/7") + `","Urgency":"high"},"notification":{"icon":"https://example.com/ic.png","image":"https://example.com/i.png","badge":"https://example.com/b.png","tag":"p7",` +
+			`"webpush":{"headers":{"TTL":"3600","Topic":"` + sender.PushTopic("parcel/7") + `","Urgency":"high"},"notification":{"icon":"https://example.com/ic.png","image":"https://example.com/i.png","badge":"https://example.com/b.png","tag":"p7",` +
 			`"actions":[{"action":"open","title":"Open","icon":"https://example.com/o.png"},{"action":"later","title":"Later"}],"requireInteraction":true,"renotify":true},"fcmOptions":{"link":"https://example.com/7"}}}`},
 		"android, little": {&store.Notification{Title: in("en", "Hi")}, store.PlatformAndroid, "", `{"notification":{"title":"Hi"},"android":{"priority":"NORMAL","ttl":"0s"}}`},
 		"ios, little":     {&store.Notification{Title: in("en", "Hi")}, store.PlatformIOS, "", `{"apns":{"headers":{"apns-expiration":"0","apns-priority":"5","apns-push-type":"alert"},"payload":{"aps":{"alert":{"title":"Hi"}}}}}`},
@@ -159,24 +160,6 @@ func TestRenderTooLarge(t *testing.T) {
 	none := math.NaN()
 	if _, err := Render(&store.Notification{APNs: store.APNsOptions{RelevanceScore: &none}}, store.PlatformIOS, ""); err == nil {
 		t.Error("no error")
-	}
-	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
-		if got := grouped(n); got != want {
-			t.Errorf("%d is %s", n, got)
-		}
-	}
-}
-
-// What one key replaces another does not.
-func TestPushTopic(t *testing.T) {
-	t.Parallel()
-	seen := make(map[string]bool)
-	for _, key := range []string{"a", "A", "a b", "a/b", strings.Repeat("a", 32), strings.Repeat("a", 33), "é", "€"} {
-		topic := pushTopic(key)
-		if len(topic) > 32 || strings.Trim(topic, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" || seen[topic] {
-			t.Errorf("%q is %q", key, topic)
-		}
-		seen[topic] = true
 	}
 }
 

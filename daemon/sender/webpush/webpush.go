@@ -130,7 +130,7 @@ func (s *Sender) attempt(ctx context.Context, owner string, key *store.VAPID, p 
 		return failure(queue.ClassRejected, "the endpoint of the subscription is not an https URL")
 	}
 	if len(p.Payload) > MaxPayload {
-		r := failure(queue.ClassRejected, "the payload is longer than the "+thousands(MaxPayload)+" bytes that push services take")
+		r := failure(queue.ClassRejected, "the payload is longer than the "+sender.Thousands(MaxPayload)+" bytes that push services take")
 		r.Reason = sender.ReasonTooLarge
 		return r
 	}
