@@ -67,7 +67,7 @@ func TestSuspension(t *testing.T) {
 			if got := len(f.times()); got != probe+1 {
 				t.Fatalf("before probe %d there were %d attempts", probe+1, got)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			synctest.Wait()
 		}
 		if s := b.Status(lane); s.Breaker != BreakerOpen || s.Failures != 13 {

@@ -47,16 +47,19 @@ type Pusher interface {
 	Send(ctx context.Context, sub *store.Subscription, p queue.Push) queue.Outcome
 }
 
-// FCM, APNs and WebPush make attempts to reach devices: *fcm.Sender, *apns.Sender and *webpush.Sender.
+// What makes attempts to reach devices.
 type (
+	// FCM is a *fcm.Sender.
 	FCM interface {
 		Send(ctx context.Context, owner string, key *store.FCM, to fcm.Target, message []byte, validateOnly bool) sender.Result
 		Forget(owner string)
 	}
+	// APNs is an *apns.Sender.
 	APNs interface {
 		Send(ctx context.Context, owner string, key *store.APNs, p apns.Push) sender.Result
 		Forget(owner string)
 	}
+	// WebPush is a *webpush.Sender.
 	WebPush interface {
 		Send(ctx context.Context, owner string, key *store.VAPID, p webpush.Push) sender.Result
 		Forget(owner string)

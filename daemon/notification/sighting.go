@@ -46,7 +46,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 		case s = <-n.seen:
 		}
 		if limit.Wait(ctx) != nil {
-			return nil // it has ended
+			return nil //nolint:nilerr // ctx has ended
 		}
 		now := time.Now().UTC().Truncate(time.Millisecond)
 		d := delivery{device: store.Device{ID: s.id, DeviceToken: store.DeviceToken{Token: s.token}}}
