@@ -19,6 +19,11 @@ type Result struct {
 	DeadSince time.Time
 }
 
+// Failed is the result of an attempt that brought no answer, with its text for the owner of the app.
+func Failed(class queue.Class, text string) Result {
+	return Result{Outcome: queue.Outcome{Class: class, Error: text}}
+}
+
 // DeviceFate is what an answer says of a device's token.
 type DeviceFate int
 

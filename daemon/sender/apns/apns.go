@@ -142,11 +142,8 @@ func (s *Sender) Close() {
 
 func (s *Sender) attempt(ctx context.Context, owner string, key *store.APNs, p *Push) sender.Result {
 	if !hexadecimal(p.Token) {
-		r := refusal(queue.Outcome{
-			Class: queue.ClassGone, Innocent: true, Reason: sender.ReasonUnregistered,
-			Error: "the device token is none of APNs, which are hexadecimal; an app that gets its tokens from FCM goes with the provider fcm",
-		})
-		r.Device = sender.DeviceDead
+		r := sender.Failed(queue.ClassGone, "the device token is none of APNs, which are hexadecimal; an app that gets its tokens from FCM goes with the provider fcm")
+		r.Innocent, r.Reason, r.Device = true, sender.ReasonUnregistered, sender.DeviceDead
 		return r
 	}
 	a, err := s.app(owner, key)
@@ -181,11 +178,7 @@ func (s *Sender) attempt(ctx context.Context, owner string, key *store.APNs, p *
 }
 
 // unusable is the result when the key or the certificate cannot be used; it was whole when it was stored.
-var unusable = refusal(queue.Outcome{
-	Class: queue.ClassMisconfigured, Error: "the key or certificate for APNs cannot be used; set it again",
-})
-
-func refusal(o queue.Outcome) sender.Result { return sender.Result{Outcome: o} }
+var unusable = sender.Failed(queue.ClassMisconfigured, "the key or certificate for APNs cannot be used; set it again")
 
 // once makes one request. The reason is that of the answer, and token the provider token it was made with.
 func (s *Sender) once(ctx context.Context, a *app, key *store.APNs, p *Push, base string, pool *connections) (r sender.Result, reason, token string) {

@@ -135,21 +135,21 @@ func (s *Sender) Send(ctx context.Context, owner string, key *store.FCM, to Targ
 
 func (s *Sender) send(ctx context.Context, name string, key *store.FCM, to Target, message []byte, validateOnly bool) sender.Result {
 	if key == nil || key.ProjectID == "" {
-		return failed(queue.ClassMisconfigured, "the implementation has no service account for FCM")
+		return sender.Failed(queue.ClassMisconfigured, "the implementation has no service account for FCM")
 	}
 	body := request(to, message, validateOnly)
 	if body == nil {
-		return innocent(failed(queue.ClassRejected, "the message is not one that can be sent"))
+		return innocent(sender.Failed(queue.ClassRejected, "the message is not one that can be sent"))
 	}
 	o := s.begin(name)
 	if o == nil {
-		return failed(queue.ClassRetry, sender.BrokenOff)
+		return sender.Failed(queue.ClassRetry, sender.BrokenOff)
 	}
 	defer s.end(o)
 	for again := false; ; again = true {
 		token, failure := s.token(ctx, o, key)
 		if failure != nil {
-			r := failed(failure.class, "no access token: "+failure.text)
+			r := sender.Failed(failure.class, "no access token: "+failure.text)
 			r.RetryAfter = failure.retryAfter
 			return r
 		}
@@ -167,7 +167,7 @@ func (s *Sender) post(ctx context.Context, o *owner, key *store.FCM, to Target, 
 	u := s.base.JoinPath("v1", "projects", url.PathEscape(key.ProjectID), "messages:send")
 	resp, err := o.pool.RoundTrip(s.newRequest(ctx, u, "application/json", body, "Bearer "+token)) //nolint:bodyclose // ReadBody closes it
 	if err != nil {
-		return failed(queue.ClassRetry, s.describe(err, "FCM", u.Hostname(), time.Since(started))), false
+		return sender.Failed(queue.ClassRetry, s.describe(err, "FCM", u.Hostname(), time.Since(started))), false
 	}
 	// An answer may repeat what it was asked.
 	answer := masked(masked(sender.ReadBody(resp, MaxBody), to.Token, "<token>"), token, "<secret>")
@@ -285,10 +285,6 @@ func (s *Sender) Close() {
 	for _, o := range owners {
 		o.pool.Renew()
 	}
-}
-
-func failed(class queue.Class, text string) sender.Result {
-	return sender.Result{Outcome: queue.Outcome{Class: class, Error: text}}
 }
 
 // innocent marks a result that says nothing of FCM or the credentials.

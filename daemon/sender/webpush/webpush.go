@@ -119,28 +119,23 @@ func (s *Sender) Forget(owner string) {
 // Close closes the connections that are idle.
 func (s *Sender) Close() { s.pool.Close() }
 
-func failure(c queue.Class, text string) (r sender.Result) {
-	r.Class, r.Error = c, text
-	return r
-}
-
 func (s *Sender) attempt(ctx context.Context, owner string, key *store.VAPID, p *Push, now time.Time) sender.Result {
 	u, err := url.Parse(p.Endpoint)
 	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return failure(queue.ClassRejected, "the endpoint of the subscription is not an https URL")
+		return sender.Failed(queue.ClassRejected, "the endpoint of the subscription is not an https URL")
 	}
 	if len(p.Payload) > MaxPayload {
-		r := failure(queue.ClassRejected, "the payload is longer than the "+sender.Thousands(MaxPayload)+" bytes that push services take")
+		r := sender.Failed(queue.ClassRejected, "the payload is longer than the "+sender.Thousands(MaxPayload)+" bytes that push services take")
 		r.Reason = sender.ReasonTooLarge
 		return r
 	}
 	if key == nil {
-		return failure(queue.ClassMisconfigured, "the implementation has no VAPID key")
+		return sender.Failed(queue.ClassMisconfigured, "the implementation has no VAPID key")
 	}
 	origin := originOf(u)
 	leave, rest := s.origins.enter(owner, origin, now)
 	if rest > 0 {
-		r := failure(queue.ClassRetry, "the push service "+origin+" fails or does not answer; it is not tried for "+rest.Round(time.Second).String())
+		r := sender.Failed(queue.ClassRetry, "the push service "+origin+" fails or does not answer; it is not tried for "+rest.Round(time.Second).String())
 		r.Wait = rest
 		return r
 	}
@@ -171,15 +166,15 @@ func (s *Sender) exchange(ctx context.Context, owner string, key *store.VAPID, p
 	started := time.Now()
 	authorization, err := s.tokens.header(owner, key, origin, started)
 	if err != nil {
-		return failure(queue.ClassMisconfigured, err.Error()), lifeUnknown
+		return sender.Failed(queue.ClassMisconfigured, err.Error()), lifeUnknown
 	}
 	body, err := encrypt(p.Payload, p.P256DH, p.Auth)
 	if err != nil {
-		return failure(queue.ClassRejected, err.Error()), lifeUnknown
+		return sender.Failed(queue.ClassRejected, err.Error()), lifeUnknown
 	}
 	req, err := s.request(ctx, u, body)
 	if err != nil {
-		return failure(queue.ClassRejected, "no request can be made to the endpoint of the subscription"), lifeUnknown
+		return sender.Failed(queue.ClassRejected, "no request can be made to the endpoint of the subscription"), lifeUnknown
 	}
 	h := req.Header
 	h["Authorization"] = []string{authorization}
@@ -201,7 +196,7 @@ func (s *Sender) exchange(ctx context.Context, owner string, key *store.VAPID, p
 		} else if errors.Is(err, context.Canceled) {
 			l = lifeUnknown // it is the daemon that stops
 		}
-		return failure(queue.ClassRetry, sender.Describe(err, "the push service "+origin, u.Hostname(), time.Since(started))), l
+		return sender.Failed(queue.ClassRetry, sender.Describe(err, "the push service "+origin, u.Hostname(), time.Since(started))), l
 	}
 	return react(origin, resp.StatusCode, resp.Header, sender.ReadBody(resp, maxAnswer), time.Now())
 }
