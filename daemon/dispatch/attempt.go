@@ -155,7 +155,8 @@ func (d *Dispatcher) follow(j *job, out *queue.Outcome, now time.Time) queue.Set
 		// Of what is rejected together, only some may be at fault: alone, each shows what it is.
 		s.State, s.Due, s.Dissolve = queue.StateRetrying, now.UTC(), true
 		return s
-	case out.Class == queue.ClassRejected, out.Class == queue.ClassGone && j.sub.Role == store.RoleDevices:
+	case out.Class == queue.ClassRejected, out.Class == queue.ClassGone && j.sub.Role != store.RoleNone:
+		// A token that is dead, or a callback URL of a message: neither says anything of the others of the lane, which nobody could enable.
 		s.State, s.Reason = queue.StateDead, cmp.Or(out.Reason, queue.ReasonRejected)
 		return s
 	case out.Class == queue.ClassMisconfigured && j.sub.Role == store.RoleDevices:
@@ -215,7 +216,7 @@ func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, out *qu
 		attrs = append(attrs, slog.String("error", s.Attempt.Error))
 	}
 	switch {
-	case out.Class == queue.ClassGone:
+	case out.Class == queue.ClassGone && s.State == queue.StateRetrying:
 		attrs = append(attrs, slog.String("next", string(queue.StateHeld)))
 	case s.State == queue.StateRetrying:
 		attrs = append(attrs, slog.Time("next", s.Due))
