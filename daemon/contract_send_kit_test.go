@@ -37,23 +37,23 @@ type providers struct {
 	shown map[string][]standin.WebPushMessage // what browsers got, by endpoint
 }
 
-// standIns starts the stand-ins. What they find wrong with a request fails the test at its end.
-func standIns(t *testing.T) *providers {
+// standIns starts the stand-ins, which take so long with each request. What they find wrong with one fails the test at its end.
+func standIns(t *testing.T, latency time.Duration) *providers {
 	t.Helper()
 	schema, err := os.ReadFile(filepath.FromSlash("standin/testdata/fcm-api.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &providers{t: t, shown: make(map[string][]standin.WebPushMessage)}
-	if p.fcm, err = standin.NewFCM(standin.FCMOptions{Schema: schema, Keep: 2000}); err != nil {
+	if p.fcm, err = standin.NewFCM(standin.FCMOptions{Schema: schema, Keep: 100_000, Latency: latency}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.fcm.Close)
-	if p.apns, err = standin.NewAPNs(standin.APNsOptions{Topic: topic}); err != nil {
+	if p.apns, err = standin.NewAPNs(standin.APNsOptions{Topic: topic, Latency: latency}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.apns.Close)
-	if p.web, err = standin.NewWebPush(standin.WebPushOptions{Received: func(m standin.WebPushMessage) {
+	if p.web, err = standin.NewWebPush(standin.WebPushOptions{Latency: latency, Received: func(m standin.WebPushMessage) {
 		p.mu.Lock()
 		p.shown[m.Endpoint] = append(p.shown[m.Endpoint], m)
 		p.mu.Unlock()
@@ -123,7 +123,7 @@ type sending struct {
 // startSending runs a daemon that sends to stand-ins.
 func startSending(t *testing.T, settings ...string) *sending {
 	t.Helper()
-	p := standIns(t)
+	p := standIns(t, 0)
 	return &sending{startWith(t, t.TempDir(), p.environ, append(settings, p.settings)...), p, t}
 }
 
@@ -167,11 +167,17 @@ func (s *sending) app(id string, more fields) *app {
 		Web                 struct{ VAPID struct{ PublicKey string } }
 	}
 	s.admin().do("POST", "/implementations", body).is(200).into(&made)
-	vapid, err := base64.RawURLEncoding.DecodeString(made.Web.VAPID.PublicKey)
+	return &app{s, id, made.StatusSigningSecret, point(s.t, made.Web.VAPID.PublicKey)}
+}
+
+// point is a public key as browsers get it, in bytes.
+func point(t *testing.T, text string) []byte {
+	t.Helper()
+	b, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	return &app{s, id, made.StatusSigningSecret, vapid}
+	return b
 }
 
 // register registers a device of a contact.

@@ -230,7 +230,9 @@ func TestContract_Send_Reactions_FCM(t *testing.T) {
 func TestContract_Send_Reactions_APNs(t *testing.T) {
 	t.Parallel()
 	s := startSending(t, steady)
-	answer := func(n int, with standin.APNsAnswer) func(string) { return func(device string) { s.apns.Answer(device, n, with) } }
+	answer := func(n int, with standin.APNsAnswer) func(string) {
+		return func(device string) { s.apns.Answer(device, n, with) }
+	}
 	says := func(status int, reason string) func(string) {
 		return answer(-1, standin.APNsAnswer{Status: status, Reason: reason})
 	}

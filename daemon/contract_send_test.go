@@ -590,7 +590,9 @@ func TestContract_Send_Sizes(t *testing.T) {
 		{"web through FCM", "web", "WEB", "4,096", a, "fcm-web"},
 		{"a browser", "web", "WEB", "3,993", a, json.RawMessage(text)},
 	} {
-		filled := func(n int) fields { return fields{"body": fields{"text": "x"}, "data": fields{"fill": strings.Repeat("x", n)}} }
+		filled := func(n int) fields {
+			return fields{"body": fields{"text": "x"}, "data": fields{"fill": strings.Repeat("x", n)}}
+		}
 		size := func(n int) int {
 			sizes := c.by.post("/messages", toToken(c.kind, c.token), filled(n), fields{"dryRun": true}).is(200).object()["payloadBytes"].(map[string]any)
 			return int(sizes[c.platform].(float64))

@@ -428,6 +428,13 @@ func (c *crash) forgetArrived() {
 func (c *crash) finish() {
 	c.t.Helper()
 	d := c.start()
+	c.drained()
+	c.end(d)
+}
+
+// drained waits until nothing is pending any more.
+func (c *crash) drained() {
+	c.t.Helper()
 	within(c.t, 2*time.Minute, "nothing is pending any more", func() bool {
 		resp, err := http.Get("http://" + c.address + "/metrics")
 		if err != nil {
@@ -442,6 +449,11 @@ func (c *crash) finish() {
 		}
 		return true
 	})
+}
+
+// end stops the daemon in good order.
+func (c *crash) end(d *child) {
+	c.t.Helper()
 	d.signal(syscall.SIGTERM)
 	if code := d.exit(); code != 0 {
 		c.t.Errorf("the drained daemon exited with %d", code)
