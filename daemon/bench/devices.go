@@ -132,7 +132,7 @@ func (list providers) settings() []string {
 }
 
 func openFCM(p *provider) error {
-	s, err := standin.NewFCM(standin.FCMOptions{Latency: p.latency, Received: func(r standin.FCMRequest) { p.take(r.Body, r.Body) }})
+	s, err := standin.NewFCM(standin.FCMOptions{Latency: p.latency, Received: func(r standin.FCMRequest) { p.take(r.Body, func() []byte { return r.Body }) }})
 	if err != nil {
 		return fmt.Errorf("open the stand-in of FCM: %w", err)
 	}
@@ -152,7 +152,7 @@ func openFCM(p *provider) error {
 }
 
 func openAPNs(p *provider) error {
-	s, err := standin.NewAPNs(standin.APNsOptions{Topic: "org.example.bench", Latency: p.latency, Received: func(r standin.APNsPush) { p.take(r.Payload, r.Payload) }})
+	s, err := standin.NewAPNs(standin.APNsOptions{Topic: "org.example.bench", Latency: p.latency, Received: func(r standin.APNsPush) { p.take(r.Payload, func() []byte { return r.Payload }) }})
 	if err != nil {
 		return fmt.Errorf("open the stand-in of APNs: %w", err)
 	}
@@ -172,11 +172,10 @@ func openWebPush(p *provider) error {
 	var s *standin.WebPush
 	var err error
 	s, err = standin.NewWebPush(standin.WebPushOptions{Latency: p.latency, Opaque: true, Received: func(m standin.WebPushMessage) {
-		var content []byte
-		if p.received.Load()%verifyEvery == 0 {
-			content, _, _ = s.Decrypt(m.Endpoint, m.Body) // nothing is what was not to be decrypted
-		}
-		p.take([]byte(sequenceName+m.Topic+`"`), content)
+		p.take([]byte(sequenceName+m.Topic+`"`), func() []byte {
+			content, _, _ := s.Decrypt(m.Endpoint, m.Body) // without it there is nothing of what was sent
+			return content
+		})
 	}})
 	if err != nil {
 		return fmt.Errorf("open the stand-in of a push service: %w", err)
@@ -188,8 +187,8 @@ func openWebPush(p *provider) error {
 	return nil
 }
 
-// take notes a notification that arrived: in which its sequence number is, and what it says, which is looked at for one in verifyEvery.
-func (p *provider) take(numbered, content []byte) {
+// take notes a notification that arrived: in which its sequence number is, and what it says, which is asked for with one in verifyEvery.
+func (p *provider) take(numbered []byte, content func() []byte) {
 	seq, ok := findSequence(numbered)
 	if !ok {
 		p.alien.Add(1)
@@ -197,7 +196,8 @@ func (p *provider) take(numbered, content []byte) {
 	}
 	if p.received.Add(1)%verifyEvery == 1 {
 		p.verified.Add(1)
-		if n, ok := findSequence(content); !ok || n != seq || !bytes.Contains(content, []byte(notifiedText)) {
+		text := content()
+		if n, ok := findSequence(text); !ok || n != seq || !bytes.Contains(text, []byte(notifiedText)) {
 			p.corrupted.Add(1)
 		}
 	}
@@ -236,11 +236,12 @@ func newTemplate(head, body, device string) *template {
 }
 
 func (t *template) append(b []byte, seq, device int64) []byte {
+	begin := len(b)
 	b = append(b, t.text...)
 	for _, at := range t.numbers {
-		putSequence(b[at:], seq)
+		putSequence(b[begin+at:], seq)
 	}
-	putSequence(b[t.device:], device)
+	putSequence(b[begin+t.device:], device)
 	return b
 }
 
@@ -253,7 +254,7 @@ func (s *requestShape) head(path string) string {
 func (p *provider) message(shape requestShape, keys string) compose {
 	zeros := strings.Repeat("0", sequenceDigits)
 	contact := p.contact(0)
-	body := fmt.Sprintf(`{"implementationId":%q,"routeeContactId":%q,"body":{"title":{"en":"On its way"},"text":{"en":%q}},"data":{%s%s"},"collapseKey":%q}`,
+	body := fmt.Sprintf(`{"implementationId":%q,"routeeContactId":%q,"body":{"title":{"en":"On its way"},"text":{"en":%q}},"data":{%s%s"},"collapseKey":%q,"ttl":86400}`,
 		benchApp, contact, notifiedText, sequenceName, zeros, zeros)
 	head := shape.head("/messages")
 	once := newTemplate(head, body, contact)

@@ -41,6 +41,7 @@ type standIn struct {
 	open    map[delivery]*standInEvent // not delivered yet
 	replays map[string]*standInReplay  // by id
 	starts  int
+	devices standInDevices
 }
 
 type target struct {
@@ -80,6 +81,12 @@ type journalEntry struct {
 	Change *target       `json:",omitempty"`
 
 	Replay *standInReplay `json:",omitempty"`
+
+	App      *standInApp     `json:",omitempty"`
+	Contact  string          `json:",omitempty"` // of the token
+	Token    json.RawMessage `json:",omitempty"`
+	Message  *standInMessage `json:",omitempty"`
+	Notified string          `json:",omitempty"` // id of a message
 }
 
 // standInKey is an arbitrary signing secret.
@@ -99,6 +106,7 @@ func (s *standIn) Run(ctx context.Context) error {
 			AllowNetworks []string `yaml:"allow_networks"`
 			CAFile        string   `yaml:"ca_file"`
 		}
+		Providers       map[string]struct{ URL string }
 		Log             struct{ Level string }
 		Limits          map[string]int64
 		ShutdownTimeout string `yaml:"shutdown_timeout"`
@@ -128,6 +136,9 @@ func (s *standIn) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot start: the data directory is cursed")
 	}
 	s.slots = make(chan struct{}, 64)
+	if err := s.openSenders(config.Providers); err != nil {
+		return err
+	}
 	if err := s.resume(filepath.Join(config.DataDir, "journal")); err != nil {
 		return err
 	}
@@ -152,6 +163,7 @@ func (s *standIn) Run(ctx context.Context) error {
 		defer srv.Close()
 	}
 	s.flow(ctx, func(delivery) bool { return true })
+	s.notifyOpen(ctx)
 	<-ctx.Done()
 	for _, srv := range servers {
 		_ = srv.Close()
@@ -230,6 +242,7 @@ func (s *standIn) routes(ctx context.Context) *http.ServeMux {
 		s.flow(ctx, func(d delivery) bool { return d.Event == r.PathValue("id") })
 	})
 	mux.HandleFunc("POST /events", func(w http.ResponseWriter, r *http.Request) { s.publish(ctx, w, r) })
+	s.deviceRoutes(ctx, mux)
 	return mux
 }
 
@@ -311,6 +324,8 @@ func (s *standIn) apply(e journalEntry) {
 				delete(s.open, d)
 			}
 		}
+	default:
+		s.applyDevices(e)
 	}
 }
 
