@@ -30,7 +30,7 @@ const (
 	// defaultConcurrency and defaultWorkers are the daemon's defaults for attempts at once, for one
 	// subscription and in all.
 	defaultConcurrency = 64
-	defaultWorkers     = 512
+	defaultWorkers     = 1536
 )
 
 // IngestCommand is a hidden command: the bare server the ingest ceiling is measured against. It has
@@ -75,7 +75,7 @@ func discard(w http.ResponseWriter, r *http.Request) {
 type DeliverCommand struct {
 	Target      []string      `help:"URL of a receiver; may be given several times." required:""`
 	Concurrency int           `help:"Attempts at once for each receiver." default:"64"`
-	Workers     int           `help:"Attempts at once in all." default:"512"`
+	Workers     int           `help:"Attempts at once in all." default:"1536"`
 	CAFile      string        `name:"ca-file" help:"PEM file of authorities to trust."`
 	Size        int           `help:"Payload size in bytes." default:"1024"`
 	Records     int           `help:"Records in a push." default:"1"`

@@ -197,7 +197,7 @@ func Default() Config {
 			RetrySchedule:  Schedule{Name: "standard"},
 			Jitter:         0.1,
 			MaxConcurrency: 64,
-			Workers:        512,
+			Workers:        1536,
 			DisableAfter:   DisableAfter{Duration: 5 * day},
 			OnDisabled:     "hold",
 			Ordering:       "none",

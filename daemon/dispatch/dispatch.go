@@ -59,7 +59,7 @@ type Options struct {
 	Queue  queue.Queue
 	Store  store.Store
 	Sender Sender
-	// Workers is how many attempts may be under way at once over all lanes, 1 to MaxWorkers; 0 means 512.
+	// Workers is how many attempts may be under way at once over all lanes, 1 to MaxWorkers; 0 means 1536.
 	// A worker that has nothing to do costs nothing but its stack, and is let go after some seconds.
 	Workers int
 	// Defaults is the policy of subscriptions that do not say otherwise.
@@ -160,7 +160,7 @@ func New(o Options) (*Dispatcher, error) {
 		return nil, errors.New("dispatch: a queue, a store and a sender are required")
 	}
 	if o.Workers == 0 {
-		o.Workers = 512
+		o.Workers = 1536
 	}
 	if o.Workers < 1 || o.Workers > MaxWorkers {
 		return nil, fmt.Errorf("dispatch: %d workers; 1 to %d are possible", o.Workers, MaxWorkers)
