@@ -465,7 +465,7 @@ func (d *Devices) rows(row func(...string)) {
 	row()
 	stretchHead(row)
 	for _, n := range d.Providers {
-		n.Condition.rows(row, n.Provider)
+		n.rows(row, n.Provider)
 		if n.Kill != nil {
 			n.Kill.Stretch.row(row, n.Provider+", killed")
 		}

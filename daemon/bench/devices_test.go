@@ -263,7 +263,7 @@ func TestRunDevices(t *testing.T) {
 			var devices, delivered int64
 			var names []string
 			for _, n := range d.Providers {
-				if !n.Condition.whole() || n.Connections < 1 || n.Connections > maxConnections {
+				if !n.whole() || n.Connections < 1 || n.Connections > maxConnections {
 					t.Errorf("%s: %+v", n.Provider, n)
 				}
 				names = append(names, n.Provider)
