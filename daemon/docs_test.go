@@ -169,7 +169,7 @@ func TestDocs_RoutesAreServed(t *testing.T) {
 	h := start(t)
 	placeholder := regexp.MustCompile(`\{\w+\}`)
 	var documented [][2]string
-	for _, path := range []string{apiDocument, receivingDocument, monitoringDocument} {
+	for _, path := range []string{apiDocument, devicesDocument, receivingDocument, monitoringDocument} {
 		calls := documentedRoutes(t, path)
 		if len(calls) == 0 {
 			t.Errorf("%s names no call", path)
@@ -212,7 +212,7 @@ func TestDocs_ExamplesCallPathsThatExist(t *testing.T) {
 	t.Parallel()
 	h := start(t)
 	n := 0
-	for _, path := range []string{"../README.md", apiDocument, receivingDocument, monitoringDocument} {
+	for _, path := range []string{"../README.md", apiDocument, devicesDocument, receivingDocument, monitoringDocument} {
 		text := document(t, path)
 		for _, m := range regexp.MustCompile(`(?:localhost:8420|127\.0\.0\.1:8420|http://localhost|\bapi '?)(/[\w/$-]+)`).FindAllStringSubmatch(text, -1) {
 			n++
