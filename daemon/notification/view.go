@@ -203,7 +203,10 @@ func (n *Notifier) count(v *store.MessageView, status store.MessageStatus, reaso
 
 // describe tells of one device of a message.
 func (n *Notifier) describe(ctx context.Context, accountID string, d *queue.Delivery, events []*queue.Event, now time.Time) (store.MessageDevice, error) {
-	device := store.MessageDevice{Status: statusOf(d.State), Reason: d.Reason, NextAt: d.NextAttemptAt, At: d.AcceptedAt}
+	device := store.MessageDevice{Status: statusOf(d.State), Reason: d.Reason, At: d.AcceptedAt}
+	if d.NextAttemptAt.After(now) { // one that is due waits for its platform
+		device.NextAt = d.NextAttemptAt
+	}
 	var e *queue.Event
 	for _, x := range events {
 		if x.Seq == d.ID.Seq {
