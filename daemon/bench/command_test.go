@@ -370,6 +370,12 @@ func TestValidate(t *testing.T) {
 		"--no-drain":         func(c *Command) { c.NoDrain = true },
 		"--http2 needs":      func(c *Command) { c.HTTP2 = true },
 		"--tls is for":       func(c *Command) { c.Backlog, c.TLS = 1, true },
+		"--devices":          func(c *Command) { c.Devices = -1 },
+		"one for each":       func(c *Command) { c.Devices = minDevices - 1 },
+		"--devices must be":  func(c *Command) { c.Devices = maxDevices + 1 },
+		"--batch, --records": func(c *Command) { c.Devices, c.Batch = 3, 2 },
+		"no events":          func(c *Command) { c.Devices, c.IDs = 3, true },
+		"give one of them":   func(c *Command) { c.Devices, c.Backlog = 3, 1 },
 	} {
 		c := good
 		change(&c)

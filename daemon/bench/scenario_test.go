@@ -238,6 +238,7 @@ func TestRunScenarioTables(t *testing.T) {
 	for scenario, wants := range map[string][]string{
 		"--replay=60": {"beside, killed", "same p50", "asked 1.5 at most", "most beside", "events replayed, of 60", "s until ready again"},
 		"--bad=1":     {"beside, full", "beside, killed", "asked 1.5 at most", "usual p99", "deliveries to the bad, of 15", "duplicated"},
+		"--devices=6": {"notifications of one device each", "apns, full", "webpush, killed", "asked 5000 at least", "to fcm, asked 4 at most", "registered", "s until ready again"},
 		"--backlog=9": {"empty again, ingestion", "heap in use", "ready", "asked 0.80 at least", "of the backlog in", "killed"},
 	} {
 		t.Run(scenario, func(t *testing.T) {
@@ -271,6 +272,9 @@ func TestScenarioProblems(t *testing.T) {
 		"backlog too few": {ScenarioReport{Deliveries: 1, Findings: well, Backlog: &Backlog{Events: 5, Held: 4}}, ErrLost},
 		"replay":          {ScenarioReport{Deliveries: 1, Findings: well, Replay: &Replay{Parts: []*ReplayPart{{State: replayDone}}}}, nil},
 		"replay runs on":  {ScenarioReport{Deliveries: 1, Findings: well, Replay: &Replay{Parts: []*ReplayPart{{State: "running"}}}}, ErrWrong},
+		"devices":         {ScenarioReport{Deliveries: 1, Findings: well, Devices: &Devices{Providers: []*Notification{{Connections: maxConnections}}}}, nil},
+		"connections":     {ScenarioReport{Deliveries: 1, Findings: well, Devices: &Devices{Providers: []*Notification{{Connections: maxConnections + 1}}}}, ErrWrong},
+		"faults":          {ScenarioReport{Deliveries: 1, Findings: well, Devices: &Devices{Faults: []string{"apns: no topic"}}}, ErrWrong},
 		"after a restart": {ScenarioReport{Deliveries: 1, Findings: well, Backlog: &Backlog{Events: 5, Held: 5, Restarts: []*Restart{{Held: 4}}}}, ErrLost},
 	} {
 		if err := test.report.problem(); !errors.Is(err, test.want) || (test.want == nil && err != nil) {
