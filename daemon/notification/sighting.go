@@ -5,17 +5,16 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"herald/store"
 )
 
 // A provider that takes a notification shows that the token is good. That is written down for a token that was not known to be, and once
-// a day for all others; how many at once is bounded, and what is beyond waits for the next notification.
+// a day for all others: those of a second together, because each would be a commit of its own and wait for the disk that messages wait for.
+// What is beyond maxSightings waits for the next notification.
 const (
-	sightingEvery = 24 * time.Hour
-	maxSightings  = 256
-	sightingRate  = 200 // a second
+	sightingEvery  = 24 * time.Hour
+	maxSightings   = 256
+	sightingGather = time.Second
 )
 
 // sighting is a device whose token was taken.
@@ -37,20 +36,29 @@ func (n *Notifier) sight(d *delivery) {
 
 // Run writes down which devices were reached, until ctx ends.
 func (n *Notifier) Run(ctx context.Context) error {
-	limit := rate.NewLimiter(sightingRate, 1)
+	list := make([]sighting, 0, maxSightings)
 	for {
-		var s sighting
 		select {
 		case <-ctx.Done():
 			return nil
-		case s = <-n.seen:
+		case s := <-n.seen:
+			list = append(list[:0], s)
 		}
-		if limit.Wait(ctx) != nil {
-			return nil //nolint:nilerr // ctx has ended
+		if !sleep(ctx, sightingGather) {
+			return nil
+		}
+		for len(list) < maxSightings && len(n.seen) > 0 {
+			list = append(list, <-n.seen)
 		}
 		now := time.Now().UTC().Truncate(time.Millisecond)
-		d := delivery{device: store.Device{ID: s.id, DeviceToken: store.DeviceToken{Token: s.token}}}
-		n.update(ctx, &d, func(x *store.Device) { x.Proven, x.LastSeenAt = true, now })
+		var wg sync.WaitGroup
+		for _, s := range list {
+			wg.Go(func() { // so that they share commits
+				d := delivery{device: store.Device{ID: s.id, DeviceToken: store.DeviceToken{Token: s.token}}}
+				n.update(ctx, &d, func(x *store.Device) { x.Proven, x.LastSeenAt = true, now })
+			})
+		}
+		wg.Wait()
 	}
 }
 
