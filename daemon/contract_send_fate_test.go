@@ -1,9 +1,17 @@
 package daemon_test
 
 import (
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
+
+	"software.sslmate.com/src/go-pkcs12"
 
 	"herald/daemon/standin"
 )
@@ -146,4 +154,80 @@ func TestContract_Send_CallbackHosts(t *testing.T) {
 	}
 	s.tell(a, "phone", "http://127.0.0.1:20000/another")
 	names(t, "a host too many", a.post("/messages", toToken("ANDROID", "phone"), shows("x"), fields{"callbackUrl": "http://127.0.0.1:20100/"}).problem(400), "callbackUrl", "100 hosts", "trackingId")
+}
+
+// A certificate of Apple's does as well as a key, and one that is not valid suspends.
+func TestContract_Send_WithACertificate(t *testing.T) {
+	t.Parallel()
+	s := startSending(t, steady)
+	apple, err := standin.NewAPNs(standin.APNsOptions{Topic: topic, Certificate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(apple.Close)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "apple.pem")
+	if err := os.WriteFile(path, apple.CA(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := startWith(t, dir, []string{"HERALD_EGRESS_CA_FILE=" + path}, fmt.Sprintf("providers: {apns: {url: '%s'}}", apple.URL()))
+	s.herald = h
+	key := apple.Key()
+	leaf, _ := pem.Decode([]byte(key.Chain))
+	certificate, err := x509.ParseCertificate(leaf.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.ParsePKCS8PrivateKey(key.CertificateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := pkcs12.Modern2023.WithIterations(2).Encode(private, certificate, nil, "secret")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := s.app("shop", fields{"android": nil, "web": nil, "ios": fields{
+		"certificate": base64.StdEncoding.EncodeToString(file), "password": "secret", "topic": topic, "environment": "sandbox",
+	}})
+	a.register("ios", "ann", iphone("ann"), nil)
+	s.ends(a.send(to("ann"), shows("x")), "SENT")
+	p, ok := apple.Last(iphone("ann"))
+	if !ok || p.Header.Get("Authorization") != "" {
+		t.Errorf("the iPhone got %v", p.Header)
+	}
+	apple.Answer("", 1, standin.APNsAnswer{Status: http.StatusForbidden, Reason: "BadCertificate"})
+	id := a.send(to("ann"), shows("y"))
+	s.eventually("the platform is suspended", func() bool { return a.platform("ios", "apns")["state"] == "suspended" })
+	same(t, "the message", s.message(id), fields{"status": "QUEUED"})
+	if faults := apple.Faults(); len(faults) > 0 {
+		t.Errorf("APNs finds fault: %v", faults)
+	}
+}
+
+// A provider that does not answer holds up nobody but those who are reached through it, of the same app.
+func TestContract_Send_ProviderThatHangsHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	s := startSending(t, steady)
+	a, b := s.app("shop", nil), s.app("other", nil)
+	for i := range 40 {
+		a.register("android", "slow", fmt.Sprint("slow-phone-", i), nil)
+		s.fcm.For(fmt.Sprint("slow-phone-", i), standin.Behaviour{Hang: true})
+	}
+	b.register("android", "ann", "phone", nil)
+	a.register("ios", "ann", iphone("ann"), nil)
+	endpoint := a.browser("ann", nil)
+	slow := a.send(to("slow"), shows("x"))
+	s.eventually("the first is under way", func() bool { return len(s.fcm.Requests()) > 0 })
+	began := time.Now()
+	for range 3 {
+		s.ends(a.send(to("ann"), shows("x")), "SENT")
+		s.ends(b.send(to("ann"), shows("x")), "SENT")
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("beside the slow ones the others took %v", took)
+	}
+	if len(s.requests("phone")) != 3 || s.apns.Sent(iphone("ann")) != 3 || len(s.got(endpoint)) != 3 {
+		t.Error("not everybody got three")
+	}
+	same(t, "the slow message", s.message(slow), fields{"status": "QUEUED", "counts": map[string]any{"queued": 40, "sent": 0, "failed": 0}})
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,7 +48,7 @@ func TestContract_Send_R24_ReachesEveryDeviceOfAContact(t *testing.T) {
 	if reached := moment(t, info["date"]); info["status"] != "SENT" || reached.Before(before.Add(-time.Second)) || reached.After(time.Now().Add(time.Second)) {
 		t.Errorf("the message is %v", info)
 	}
-	if life := moment(t, m["expiresAt"]).Sub(moment(t, m["createdAt"])); life != 28*24*time.Hour {
+	if life := moment(t, m["expiresAt"]).Sub(moment(t, m["createdAt"])); (life - 28*24*time.Hour).Abs() > time.Second {
 		t.Errorf("without a ttl it lives %v", life)
 	}
 	listed := s.devices("ann")
@@ -96,6 +97,18 @@ func TestContract_Send_R24_ReachesEveryDeviceOfAContact(t *testing.T) {
 	}
 	if n := s.fcm.Taken(); n != 3 || s.apns.Stats().Sent != 1 || s.web.Accepted() != 2 {
 		t.Errorf("FCM took %d, APNs %d, the push service %d", n, s.apns.Stats().Sent, s.web.Accepted())
+	}
+	metrics := string(s.as("").do("GET", "/metrics", nil).is(200).body)
+	for provider, want := range map[string]float64{"fcm": 3, "apns": 1, "webpush": 2} {
+		if n := sample(t, metrics, "herald_notification_attempts_total", `provider="`+provider+`"`, `outcome="delivered"`); n != want {
+			t.Errorf("%v attempts of %s are counted, want %v", n, provider, want)
+		}
+	}
+	// What it is made of is nobody's to list.
+	for _, path := range []string{"/events", "/deliveries"} {
+		if list := s.admin().do("GET", path, nil).is(200).list(); len(list) > 0 {
+			t.Errorf("%s lists %v", path, list)
+		}
 	}
 }
 
@@ -468,6 +481,7 @@ func TestContract_Send_Later(t *testing.T) {
 			t.Errorf("to %s it is sent at %v and expires at %v, want %v and a minute later", what, m["sendAt"], m["expiresAt"], due)
 		}
 	}
+	s.again() // which changes nothing of it
 	// Whose devices they are is found out when it is sent.
 	a.register("android", "ann", "second-phone", nil)
 	for what, id := range ids {
@@ -511,6 +525,20 @@ func TestContract_Send_RepeatsOfARequest(t *testing.T) {
 	}
 	other := merged(body, shows("two"))
 	names(t, "another message", keyed.do("POST", "/messages", other).problem(409), "Idempotency-Key", "another message")
+	at := s.admin().with("Idempotency-Key", "key at once")
+	once, answers := merged(body, shows("at once"), toToken("ANDROID", "phone-3")), make([]*answer, 12)
+	delete(once, "routeeContactId")
+	var wg sync.WaitGroup
+	for i := range answers {
+		wg.Go(func() { answers[i] = at.do("POST", "/messages", once) })
+	}
+	wg.Wait()
+	for _, a := range answers {
+		if a.is(202).text("trackingId") != answers[0].text("trackingId") {
+			t.Errorf("at once they are %s and %s", a.body, answers[0].body)
+		}
+	}
+	s.ends(answers[0].text("trackingId"), "SENT")
 	member := merged(other, fields{"idempotencyKey": "key 2"})
 	id2 := s.admin().do("POST", "/messages", member).is(202).text("trackingId")
 	if again := s.admin().do("POST", "/messages", member).is(202).text("trackingId"); again != id2 || id2 == id {
@@ -525,9 +553,13 @@ func TestContract_Send_RepeatsOfARequest(t *testing.T) {
 		t.Errorf("the repeat to many is %s, want %s", again, id3)
 	}
 	multi.do("POST", "/messages/multicast", merged(many, shows("four"))).problem(409)
+	if again := s.admin().do("POST", "/messages/multicast", merged(many, fields{"idempotencyKey": "key 4"})).is(202).text("trackingId"); again == id3 {
+		t.Error("another key stands for the same message")
+	}
 	s.ends(id2, "SENT")
 	s.ends(id3, "SENT")
-	if n := s.fcm.Sent(); n["phone"] != 3 || n["phone-2"] != 3 {
+	s.eventually("all have arrived", func() bool { return s.fcm.Taken() == 9 })
+	if n := s.fcm.Sent(); n["phone"] != 4 || n["phone-2"] != 4 || n["phone-3"] != 1 {
 		t.Errorf("the phones got %v", n)
 	}
 	// An account does not see another's keys.
