@@ -1,12 +1,15 @@
 package sender
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync"
 	"time"
 )
@@ -27,17 +30,55 @@ type Pool struct {
 	line  []*pooled
 }
 
-// pooled is one transport, which has at most one connection to a host.
+// pooled is one transport, which has at most one connection to a host. All but the transport is guarded by Pool.mu.
 type pooled struct {
 	transport *http.Transport
-	// turn holds a token while a request is on its way to having a stream.
-	turn chan struct{}
-	// The rest is guarded by Pool.mu. underWay counts the requests that wait, or whose answer is not closed.
+	// underWay counts the requests that wait, or whose answer is not closed.
 	underWay int
 	retired  bool
+	// ways are the hosts, by their addresses: one that hangs is nothing to the others.
+	ways map[string]*way
+}
+
+// way is a host of a pooled.
+type way struct {
+	// turn holds a token while a request is on its way to having a stream.
+	turn chan struct{}
+	// The rest is guarded by Pool.mu. underWay is as that of pooled.
+	underWay int
 	// cold: no request has been answered since a connection was dialled.
 	cold bool
 }
+
+// maxWays is how many hosts a pooled remembers beyond those that have requests under way.
+const maxWays = 256
+
+// to returns the way to a host. The lock is held.
+func (c *pooled) to(host string) *way {
+	w := c.ways[host]
+	if w == nil {
+		if len(c.ways) >= maxWays {
+			maps.DeleteFunc(c.ways, func(_ string, w *way) bool { return w.underWay == 0 })
+		}
+		w = &way{turn: make(chan struct{}, 1), cold: true}
+		c.ways[host] = w
+	}
+	return w
+}
+
+// dialled notes that a connection is new: to that address, or, where that is a proxy's, to whichever host. The lock is held.
+func (c *pooled) dialled(address string) {
+	if w := c.ways[address]; w != nil {
+		w.cold = true
+		return
+	}
+	for _, w := range c.ways {
+		w.cold = true
+	}
+}
+
+// addressOf is what a transport dials for a URL.
+func addressOf(u *url.URL) string { return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")) }
 
 // plainConnections is how many connections without TLS there may be to a host.
 const plainConnections = 256
@@ -68,14 +109,14 @@ func (p *Pool) fresh() *pooled {
 	t.MaxConnsPerHost = 1
 	// A transport with a dialer of its own leaves HTTP/2 unless it is told.
 	t.ForceAttemptHTTP2 = true
-	c := &pooled{transport: t, turn: make(chan struct{}, 1), cold: true}
+	c := &pooled{transport: t, ways: make(map[string]*way)}
 	dial := t.DialContext
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
 	}
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		p.mu.Lock()
-		c.cold = true
+		c.dialled(address)
 		p.mu.Unlock()
 		return dial(ctx, network, address)
 	}
@@ -104,19 +145,19 @@ func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 var errUnseen = errors.New("the server went away before it looked at the request")
 
 func (p *Pool) try(r *http.Request) (*http.Response, error) {
-	c, err := p.take(r.Context())
+	c, w, err := p.take(r.Context(), addressOf(r.URL))
 	if err != nil {
 		if r.Body != nil {
 			_ = r.Body.Close() // it was not read
 		}
 		return nil, err
 	}
-	passed := sync.OnceFunc(func() { <-c.turn })
+	passed := sync.OnceFunc(func() { <-w.turn })
 	ahead := false // guarded by Pool.mu
 	traced := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 		WroteHeaders: func() {
 			p.mu.Lock()
-			ahead = c.cold
+			ahead = w.cold
 			follow := !ahead
 			p.mu.Unlock()
 			if follow {
@@ -131,52 +172,55 @@ func (p *Pool) try(r *http.Request) (*http.Response, error) {
 	resp, err := c.transport.RoundTrip(traced)
 	if err != nil {
 		passed()
-		p.done(c)
+		p.done(c, w)
 		return nil, err
 	}
 	p.mu.Lock()
 	if ahead {
-		c.cold = false
+		w.cold = false
 	}
 	p.mu.Unlock()
 	passed()
-	resp.Body = &answer{ReadCloser: resp.Body, done: sync.OnceFunc(func() { p.done(c) })}
+	resp.Body = &answer{ReadCloser: resp.Body, done: sync.OnceFunc(func() { p.done(c, w) })}
 	return resp, nil
 }
 
-// take waits for the turn on the connection that has the fewest requests under way.
-func (p *Pool) take(ctx context.Context) (*pooled, error) {
+// take waits for the turn on the connection to the host that has the fewest requests under way.
+func (p *Pool) take(ctx context.Context, host string) (*pooled, *way, error) {
 	for {
 		p.mu.Lock()
 		c := p.line[0]
+		w := c.to(host)
 		for _, other := range p.line[1:] {
-			if other.underWay < c.underWay {
-				c = other
+			if way := other.to(host); way.underWay < w.underWay {
+				c, w = other, way
 			}
 		}
 		c.underWay++
+		w.underWay++
 		p.mu.Unlock()
 		select {
-		case c.turn <- struct{}{}:
+		case w.turn <- struct{}{}:
 		case <-ctx.Done():
-			p.done(c)
-			return nil, ctx.Err()
+			p.done(c, w)
+			return nil, nil, ctx.Err()
 		}
 		p.mu.Lock()
 		retired := c.retired
 		p.mu.Unlock()
 		if !retired {
-			return c, nil
+			return c, w, nil
 		}
-		<-c.turn
-		p.done(c)
+		<-w.turn
+		p.done(c, w)
 	}
 }
 
 // done has one request less under way, and closes a retired connection after its last.
-func (p *Pool) done(c *pooled) {
+func (p *Pool) done(c *pooled, w *way) {
 	p.mu.Lock()
 	c.underWay--
+	w.underWay--
 	idle := c.retired && c.underWay == 0
 	p.mu.Unlock()
 	if idle {

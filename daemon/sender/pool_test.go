@@ -149,6 +149,34 @@ func TestPoolAheadInVain(t *testing.T) {
 	}
 }
 
+// A host that hangs keeps nobody from another, whatever waits for it.
+func TestPoolHostThatHangs(t *testing.T) {
+	t.Parallel()
+	slow, quick := newBusy(t, 100), newBusy(t, 100)
+	close(quick.hold)
+	p := quick.pool(t, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() { _ = slow.send(ctx, p) })
+	}
+	for slow.now.Load() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	soon, stop := context.WithTimeout(ctx, 10*time.Second)
+	defer stop()
+	for range 20 {
+		if err := quick.send(soon, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := slow.now.Load(); n != 2 {
+		t.Errorf("%d requests went to the host that hangs, want one ahead on each connection", n)
+	}
+	cancel()
+	wg.Wait()
+}
+
 // Renewed connections, and those of a closed pool, end with what is under way over them, and not before.
 func TestPoolRenew(t *testing.T) {
 	t.Parallel()
