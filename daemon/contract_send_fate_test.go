@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
@@ -230,4 +231,36 @@ func TestContract_Send_ProviderThatHangsHoldsUpNobodyElse(t *testing.T) {
 		t.Error("not everybody got three")
 	}
 	same(t, "the slow message", s.message(slow), fields{"status": "QUEUED", "counts": map[string]any{"queued": 40, "sent": 0, "failed": 0}})
+	s.fcm.Close() // else the daemon waits for it at its end
+}
+
+// A push service is chosen by whoever registers a browser. One that hangs holds up no other.
+func TestContract_Send_PushServiceThatHangsHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	p := standIns(t, 0)
+	slow, err := standin.NewWebPush(standin.WebPushOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(slow.Close)
+	p.trust(slow)
+	s := &sending{startWith(t, t.TempDir(), p.environ, steady), p, t} // endpoints lead to where they say
+	a := s.app("shop", fields{"android": nil, "ios": nil})
+	endpoint := a.browser("ann", nil)
+	for range 20 {
+		text, err := slow.Subscribe(a.vapid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow.For(fmt.Sprint(at(t, text, "endpoint")), standin.Behaviour{Hang: true})
+		a.register("web", "eve", json.RawMessage(text), nil)
+	}
+	a.send(to("eve"), shows("x"))
+	s.eventually("the slow ones are tried", func() bool { return slow.Requests() > 0 })
+	began := time.Now()
+	s.ends(a.send(to("ann"), shows("x")), "SENT")
+	if took := time.Since(began); took > 3*time.Second || len(s.got(endpoint)) != 1 {
+		t.Errorf("beside the slow ones a browser got %d after %v", len(s.got(endpoint)), took)
+	}
+	slow.Close()
 }

@@ -28,8 +28,9 @@ type providers struct {
 	apns *standin.APNs
 	web  *standin.WebPush
 
-	settings string   // that lead the daemon to them
-	environ  []string // that has it trust their certificates
+	settings    string   // that lead the daemon to them
+	environ     []string // that has it trust their certificates
+	authorities string   // the file of those
 
 	expected []string // faults that the test makes, by what they hold
 
@@ -69,30 +70,34 @@ func standIns(t *testing.T, latency time.Duration) *providers {
 		}
 	})
 	p.settings = fmt.Sprintf("providers: {fcm: {url: '%s'}, apns: {url: '%s'}, webpush: {url: '%s'}}", p.fcm.URL(), p.apns.URL(), p.web.URL())
-	p.environ = []string{"HERALD_EGRESS_CA_FILE=" + p.authorities(t.TempDir())}
+	p.authorities = filepath.Join(t.TempDir(), "providers.pem")
+	if err := os.WriteFile(p.authorities, p.apns.CA(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.trust(p.fcm)
+	p.trust(p.web)
+	p.environ = []string{"HERALD_EGRESS_CA_FILE=" + p.authorities}
 	return p
 }
 
-// authorities writes the certificates of all stand-ins into a file.
-func (p *providers) authorities(dir string) string {
+// trust has daemons that are started from now on trust the certificate of a stand-in as well.
+func (p *providers) trust(s interface{ CAFile(string) (string, error) }) {
 	p.t.Helper()
-	all := p.apns.CA()
-	for _, s := range []interface{ CAFile(string) (string, error) }{p.fcm, p.web} {
-		path, err := s.CAFile(dir)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		all = append(all, text...)
-	}
-	path := filepath.Join(dir, "providers.pem")
-	if err := os.WriteFile(path, all, 0o600); err != nil {
+	path, err := s.CAFile(p.t.TempDir())
+	if err != nil {
 		p.t.Fatal(err)
 	}
-	return path
+	all, err := os.ReadFile(p.authorities)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	one, err := os.ReadFile(path)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(p.authorities, append(all, one...), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 // got returns what the browser of an endpoint got.
@@ -133,7 +138,7 @@ func (s *sending) again() {
 	if err := s.stop(); err != nil {
 		s.t.Fatalf("stop: %v", err)
 	}
-	s.herald = startWith(s.t, s.dir, s.environ, s.providers.settings)
+	s.herald = startWith(s.t, s.dir, s.environ, s.settings)
 }
 
 // firebase is the member of an implementation that goes through FCM.

@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -337,9 +338,7 @@ func TestContract_Send_BothPublishedForms(t *testing.T) {
 		{"WEB", "web", "nobody-fcm-web", fields{"web": fields{"iconUrl": "https://shop.example/i.png", "targetUrl": "https://shop.example/"}}, false},
 	} {
 		note := fields{"body": published, "data": fields{"key1": "value1"}}
-		for name, block := range c.block {
-			note[name] = block
-		}
+		maps.Copy(note, c.block)
 		a := s.admin().do("POST", "/messages", merged(fields{"implementationId": "shop"}, toToken(c.kind, c.token), note)).is(202)
 		id := a.text("trackingId")
 		if got := a.header.Get("Location"); got != "/messages/"+id {
@@ -374,9 +373,7 @@ func TestContract_Send_BothPublishedForms(t *testing.T) {
 func merged(all ...fields) fields {
 	out := fields{}
 	for _, f := range all {
-		for name, v := range f {
-			out[name] = v
-		}
+		maps.Copy(out, f)
 	}
 	return out
 }

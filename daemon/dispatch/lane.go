@@ -83,7 +83,7 @@ func (l *lane) limit() int {
 	if l.trouble.open() {
 		return 1
 	}
-	return min(l.window, l.policy.max)
+	return min(max(l.window, l.policy.least), l.policy.max)
 }
 
 // wait is when the lane may have a push again, or 0 when it may now, as far as time goes.

@@ -96,6 +96,8 @@ type policy struct {
 	burst        int
 	allowed      int // pushes a minute, 0 for no limit
 	disableAfter store.DisableAfter
+	// least is how wide the window is at least, while the breaker is closed.
+	least int
 	// implementation and lane name a lane of an implementation, for the log; devices says that it leads to a provider.
 	implementation, lane string
 	devices              bool
@@ -103,6 +105,10 @@ type policy struct {
 
 // targetSeed makes the targets of one process comparable, and of no use to anyone else.
 var targetSeed = maphash.MakeSeed()
+
+// browserWindow is the least window of a lane to browsers. Their push services are many, and its sender paces each on its own: one that
+// hangs, which anybody who registers a browser may choose, must not hold a window that is still narrow. It has room for several of them.
+const browserWindow = 64
 
 // policyOf compiles the policy of a subscription. What is not valid, which the API does not let in, falls
 // back to the default and is logged.
@@ -114,7 +120,10 @@ func (d *Dispatcher) policyOf(sub *store.Subscription, defaults *Defaults) *poli
 		schedule: defaults.Schedule, retries: defaults.retries,
 		max:     max(cmp.Or(own.MaxConcurrency, defaults.MaxConcurrency), 1),
 		records: max(sub.NumberOfRecords, 1),
-		rate:    defaults.RateLimit, allowed: sub.AllowedRate(), disableAfter: effectiveDisableAfter(sub, defaults),
+		rate:    defaults.RateLimit, allowed: sub.AllowedRate(), disableAfter: effectiveDisableAfter(sub, defaults), least: 1,
+	}
+	if sub.Role == store.RoleDevices && sub.Lane() == store.LaneWebPush {
+		p.least = browserWindow
 	}
 	if sub.Role != store.RoleNone {
 		p.implementation, p.lane, p.devices = sub.ImplementationID, laneName(sub), sub.Role == store.RoleDevices
