@@ -92,7 +92,7 @@ func TestContract_Devices_OfADeletedImplementation(t *testing.T) {
 	id := a.send(to("ann"), shows("x"))
 	s.admin().do("DELETE", "/implementations/shop", nil).is(204)
 	s.fcm.Reset()
-	same(t, "the message", s.ends(id, "FAILED"), fields{"implementationId": "shop"})
+	same(t, "the message", s.ends(id, "FAILED"), fields{"implementationId": "shop", "reason": "unsubscribed"})
 	a.post("/messages", to("ann"), shows("x")).problem(404)
 	b := s.app("shop", nil)
 	b.post("/messages", to("ann"), shows("x")).problem(404)
