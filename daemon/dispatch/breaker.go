@@ -73,7 +73,7 @@ func (d *Dispatcher) judge(j *job, out *queue.Outcome, now time.Time) (disable s
 		}
 	case out.Class == queue.ClassMisconfigured && j.sub.Role == store.RoleDevices:
 		l.failed = true
-		d.bar(l, j.probe, out.Error, now)
+		d.bar(l, j.probe, out.Error, out.Wait, now)
 	case out.Innocent, out.Class == queue.ClassRejected, out.Class == queue.ClassGone:
 	default:
 		l.failed = true

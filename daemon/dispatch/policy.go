@@ -108,7 +108,7 @@ var targetSeed = maphash.MakeSeed()
 
 // browserWindow is the least window of a lane to browsers. Their push services are many, and its sender paces each on its own: one that
 // hangs, which anybody who registers a browser may choose, must not hold a window that is still narrow. It has room for several of them.
-const browserWindow = 64
+const browserWindow = 256
 
 // policyOf compiles the policy of a subscription. What is not valid, which the API does not let in, falls
 // back to the default and is logged.

@@ -14,8 +14,8 @@ import (
 const suspendedProbe = 15 * time.Minute
 
 // bar suspends a platform whose provider does not take the credentials: its breaker opens at once, and stays so until a probe
-// succeeds or the credentials are changed. What is queued waits. The caller holds mu.
-func (d *Dispatcher) bar(l *lane, probe bool, why string, now time.Time) {
+// succeeds or the credentials are changed. What is queued waits. wait is until the next probe, 0 for suspendedProbe. The caller holds mu.
+func (d *Dispatcher) bar(l *lane, probe bool, why string, wait time.Duration, now time.Time) {
 	t := l.trouble
 	if t == nil {
 		t = d.newTrouble()
@@ -49,7 +49,7 @@ func (d *Dispatcher) bar(l *lane, probe bool, why string, now time.Time) {
 	}
 	h.suspended = cmp.Or(queue.ErrorText(why), "the credentials are refused")
 	d.metrics.transitions[BreakerOpen].Inc()
-	d.probeAt(l, now.Add(suspendedProbe), now)
+	d.probeAt(l, now.Add(cmp.Or(wait, suspendedProbe)), now)
 	d.setAlarm(l)
 	d.unsaved(l)
 }

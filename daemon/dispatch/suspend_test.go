@@ -213,3 +213,26 @@ func TestProviderPause(t *testing.T) {
 		b.q.done(t, 10)
 	})
 }
+
+// Where a refusal is doubtful the sender says when to ask again.
+func TestDoubtfulSuspension(t *testing.T) {
+	t.Parallel()
+	var f provider
+	f.out = refusedKey
+	f.out.Wait = 30 * time.Second
+	inBubble(t, Options{Sender: sendFunc(f.send)}, func(t *testing.T, b *bench) {
+		lane := nth(byte(store.LaneWebFCM))
+		b.subscribe(lane, ofDevices)
+		b.q.add(lane, 10)
+		synctest.Wait()
+		time.Sleep(30*time.Second - 1)
+		synctest.Wait()
+		if got := len(f.times()); got != 1 {
+			t.Fatalf("%d attempts", got)
+		}
+		f.out = queue.Outcome{Class: queue.ClassDelivered}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		b.q.done(t, 10)
+	})
+}

@@ -18,12 +18,25 @@ const (
 	throttleWait = time.Minute
 	// soonWait is for a push service that says it may be tried again at once.
 	soonWait = time.Second
+	// doubtfulWait is for the word of an origin that nobody knows: it may be any browser's, so the lane asks another soon.
+	doubtfulWait = 30 * time.Second
 	// maxMessageID bounds Result.MessageID, in bytes.
 	maxMessageID = 1024
 )
 
 // Numbers that Mozilla's push service answers with.
 const errnoRetryAtOnce = 202
+
+// known tells whether a host is one of the push services that browsers come with.
+func known(host string) bool {
+	host = strings.ToLower(host)
+	for _, service := range [...]string{"fcm.googleapis.com", ".push.services.mozilla.com", ".push.apple.com", ".notify.windows.com"} {
+		if host == service || service[0] == '.' && strings.HasSuffix(host, service) {
+			return true
+		}
+	}
+	return false
+}
 
 // explanation is what the body of an answer says to programs. Apple has a reason, Mozilla a number.
 type explanation struct {

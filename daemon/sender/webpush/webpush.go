@@ -154,6 +154,8 @@ func (s *Sender) attempt(ctx context.Context, owner string, key *store.VAPID, p 
 	case r.Class == queue.ClassMisconfigured && r.Status != 0 && s.origins.takenElsewhere(signer, origin, now):
 		r.Class, l = queue.ClassRetry, lifeBad
 		r.Error += "; another push service does, so it is tried again later"
+	case r.Class == queue.ClassMisconfigured && r.Status != 0 && s.base == nil && !known(u.Hostname()):
+		r.Wait = doubtfulWait
 	}
 	if began := s.origins.leave(leave, l, r.Status != 0, now); began > 0 {
 		s.log.Warn("push service rests", "owner", owner, "origin", origin, "duration", began, "error", r.Error)
