@@ -111,6 +111,9 @@ func (a *API) registerDevice(c *call) error {
 		return fs.err()
 	}
 	d.DeviceToken = token.device
+	if i.Provider(p, token.device.Kind) == store.ProviderAPNs {
+		replaces = lowerHexadecimal(replaces)
+	}
 	_, err = a.store.PutDevice(c.r.Context(), d, replaces)
 	if errors.Is(err, store.ErrNotFound) {
 		fs.add("implementationId", "must be the id of an implementation of this account; %s was deleted", show(d.ImplementationID))
@@ -196,10 +199,22 @@ func readReplaced(f *fields) string {
 
 // check judges the token by how the implementation reaches such a device.
 func (t *tokenInput) check(i *store.Implementation) {
+	if i.Provider(t.device.Platform, t.device.Kind) != store.ProviderAPNs {
+		return
+	}
 	// Whether it is a token that APNs has given is for APNs to say: what the published examples register is none.
-	if i.Provider(t.device.Platform, t.device.Kind) == store.ProviderAPNs && t.device.Kind == store.TokenFID {
+	t.device.Token = lowerHexadecimal(t.device.Token)
+	if t.device.Kind == store.TokenFID {
 		t.fault("tokenType", "must be token, or left out: the ios of the implementation goes through APNs, which knows no installation ids")
 	}
+}
+
+// lowerHexadecimal is a device token of APNs, which may be written in two ways and is one all the same.
+func lowerHexadecimal(token string) string {
+	if strings.Trim(token, "0123456789abcdefABCDEF") == "" {
+		return strings.ToLower(token)
+	}
+	return token
 }
 
 // has says whether a member is there, be it null.

@@ -93,7 +93,7 @@ func TestDevices_RegisteredAndAnsweredAsPublished(t *testing.T) {
 	}{
 		{"android", `{"routeeContactId":"+31612345678","token":"tok-android","implementationId":"app"}`, `{"routeeContactId":"+31612345678"}`, store.TokenPlain, "tok-android"},
 		{"android", `{"contactId":"a@b.example","token":"cXyz","tokenType":"fid","implementationId":"app"}`, `{"contactId":"a@b.example"}`, store.TokenFID, "cXyz"},
-		{"ios", `{"ROUTEECONTACTID":"c","token":"00aaFF","implementationId":"app","locale":"nl-BE","appVersion":"1.2"}`, `{"routeeContactId":"c"}`, store.TokenPlain, "00aaFF"},
+		{"ios", `{"ROUTEECONTACTID":"c","token":"00aaff","implementationId":"app","locale":"nl-BE","appVersion":"1.2"}`, `{"routeeContactId":"c"}`, store.TokenPlain, "00aaff"},
 		{"web", `{"contactId":"c","token":"fcm-web","implementationId":"app"}`, `{"contactId":"c"}`, store.TokenPlain, "fcm-web"},
 		{"web", `{"contactId":"c","token":` + webSubscription + `,"implementationId":"app"}`, `{"contactId":"c"}`, store.TokenWebPush, "https://push.example/abcdefgh123456"},
 		{"web", `{"contactId":"d","token":` + quote(webSubscription) + `,"implementationId":"app"}`, `{"contactId":"d"}`, store.TokenWebPush, "https://push.example/abcdefgh123456"},
@@ -268,5 +268,20 @@ func TestDevices_ListedNewestFirstAndDeleted(t *testing.T) {
 	}
 	if n := b.store.CountDevices(); n != 0 {
 		t.Errorf("%d devices are left", n)
+	}
+}
+
+// Hexadecimal is one token however it is written.
+func TestDevices_HexadecimalTokensAreOne(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.newApp("app")
+	for _, token := range []string{"ABab01", "abAB01", "abab01"} {
+		if r := b.request("POST", "/messages/ios", "dev", `{"contactId":"c","token":"`+token+`","implementationId":"app"}`); r.Code != 200 {
+			t.Fatalf("%s: %d", token, r.Code)
+		}
+	}
+	if n := len(b.store.devices); n != 1 {
+		t.Errorf("there are %d devices", n)
 	}
 }

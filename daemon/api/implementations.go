@@ -302,17 +302,20 @@ func (a *API) patchImplementation(c *call) error {
 	return a.answerImplementation(c, i, made)
 }
 
-// credentialsChanged has lanes begin anew whose credentials are others than before, and tells the daemon. The change is durable, so what
+// credentialsChanged has lanes begin anew whose credentials are others than before, or were refused: what was wrong may have been put right
+// at the provider's. It tells the daemon. The change is durable, so what
 // fails here is no failure of the call: a lane that stays suspended is probed by itself, later.
 func (a *API) credentialsChanged(ctx context.Context, before, i *store.Implementation) {
 	ctx = context.WithoutCancel(ctx)
 	var lanes []store.SubscriptionID
 	for _, k := range store.LaneKinds() {
-		if reflect.DeepEqual(credentialsOf(before, k), credentialsOf(i, k)) {
+		id := i.Lane(k)
+		lane, err := a.store.Subscription(ctx, id)
+		suspended := err == nil && lane.Health.Suspended != ""
+		if !suspended && reflect.DeepEqual(credentialsOf(before, k), credentialsOf(i, k)) {
 			continue
 		}
-		id := i.Lane(k)
-		_, err := a.store.UpdateSubscription(ctx, id, func(s *store.Subscription) error {
+		_, err = a.store.UpdateSubscription(ctx, id, func(s *store.Subscription) error {
 			s.Health, s.UpdatedAt = store.Health{}, i.UpdatedAt
 			return nil
 		})

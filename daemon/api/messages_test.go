@@ -67,8 +67,8 @@ func TestMessages_BothPublishedShapesAreSent(t *testing.T) {
 		want   store.DeviceToken
 	}{
 		{`{"type":"ANDROID","token":"t"}`, store.DeviceToken{Platform: store.PlatformAndroid, Kind: store.TokenPlain, Token: "t"}},
-		{`{"type":"Apple","token":"aA00"}`, store.DeviceToken{Platform: store.PlatformIOS, Kind: store.TokenPlain, Token: "aA00"}},
-		{`{"type":"ios","token":"aA00"}`, store.DeviceToken{Platform: store.PlatformIOS, Kind: store.TokenPlain, Token: "aA00"}},
+		{`{"type":"Apple","token":"aa00"}`, store.DeviceToken{Platform: store.PlatformIOS, Kind: store.TokenPlain, Token: "aa00"}},
+		{`{"type":"ios","token":"aa00"}`, store.DeviceToken{Platform: store.PlatformIOS, Kind: store.TokenPlain, Token: "aa00"}},
 		{`{"type":"web","token":"t","tokenType":"fid"}`, store.DeviceToken{Platform: store.PlatformWeb, Kind: store.TokenFID, Token: "t"}},
 	} {
 		w := b.request("POST", "/messages", "snd", `{"implementationId":"app","deviceToken":`+c.target+`,"body":{"text":"x"}}`)

@@ -1,6 +1,7 @@
 package fcm
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -84,6 +85,9 @@ func judge(status int, h http.Header, body []byte, project string, now time.Time
 	r := sender.Result{Outcome: queue.Outcome{Class: queue.ClassRetry, Status: status}}
 	r.Error = "FCM answered " + sender.StatusText(status)
 	switch {
+	case status >= 200 && status <= 299 && a.Name == "" && len(bytes.TrimSpace(body)) > 0 && bytes.TrimSpace(body)[0] != '{':
+		r.Error += ", and what came with it is no answer of FCM's"
+		return r, false
 	case status >= 200 && status <= 299:
 		r.Class, r.Error = queue.ClassDelivered, ""
 		r.MessageID, r.Device = a.Name, sender.DeviceSeen

@@ -55,6 +55,7 @@ func TestReactions(t *testing.T) {
 		{"no token, but a member is to blame", plain(400, `{"error":{"status":"INVALID_ARGUMENT","message":"`+noToken+`","details":[`+fcmError+`,{"@type":"type.googleapis.com/google.rpc.BadRequest"}]}}`), rejected, noToken},
 		{"no token, but not in FCM's words", plain(400, `{"error":{"status":"INVALID_ARGUMENT","message":"`+noToken+`"}}`), rejected, noToken},
 		{"FCM's words for something else", plain(400, `{"error":{"status":"INVALID_ARGUMENT","message":"Too large","details":[`+fcmError+`]}}`), rejected, "Too large"},
+		{"a page for success", plain(200, "<html>"), retry, "no answer of FCM"},
 		{"a page for a bad request", plain(400, "<html>"), rejected, "400 Bad Request"},
 		{"the project's APNs key", standin.FCMError("THIRD_PARTY_AUTH_ERROR"), misconfigured, "key for APNs"},
 		{"the access token", standin.FCMError("UNAUTHENTICATED"), misconfigured, "access token of the service account"},

@@ -196,6 +196,14 @@ func (o *origins) takenElsewhere(k signerKey, origin string, now time.Time) bool
 		t.other != "" && t.other != origin && now.Sub(t.otherAt) < trusted
 }
 
+// tookBefore tells whether the origin is one of the last that took a push with the key.
+func (o *origins) tookBefore(k signerKey, origin string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	t, _ := o.signers.get(k)
+	return t.latest == origin || t.other == origin
+}
+
 // forget drops what is kept for the owner.
 func (o *origins) forget(owner string) {
 	o.mu.Lock()

@@ -154,8 +154,13 @@ func (s *Sender) attempt(ctx context.Context, owner string, key *store.VAPID, p 
 	case r.Class == queue.ClassMisconfigured && r.Status != 0 && s.origins.takenElsewhere(signer, origin, now):
 		r.Class, l = queue.ClassRetry, lifeBad
 		r.Error += "; another push service does, so it is tried again later"
-	case r.Class == queue.ClassMisconfigured && r.Status != 0 && s.base == nil && !known(u.Hostname()):
+	case r.Class != queue.ClassMisconfigured || r.Status == 0 || s.base != nil || known(u.Hostname()):
+	case s.origins.tookBefore(signer, origin):
 		r.Wait = doubtfulWait
+	default:
+		// Anybody may have named it, and it has yet to show that it is a push service.
+		r.Class, r.Innocent, l = queue.ClassRetry, true, lifeBad
+		r.Error += "; it has taken no push yet, so it is tried again later, and the others go on"
 	}
 	if began := s.origins.leave(leave, l, r.Status != 0, now); began > 0 {
 		s.log.Warn("push service rests", "owner", owner, "origin", origin, "duration", began, "error", r.Error)

@@ -380,14 +380,14 @@ func TestOneServiceAloneDoesNotSuspend(t *testing.T) {
 		return o.Send(within(t, 5*time.Second), owner, v, p)
 	}
 	for _, status := range []int{401, 403} {
-		if r := send(bad, "a", v, status); r.Class != queue.ClassMisconfigured {
-			t.Errorf("before any is taken: %+v", r)
+		if r := send(bad, "a", v, status); r.Class != queue.ClassRetry || !r.Innocent || !strings.Contains(r.Error, "has taken no push yet") {
+			t.Errorf("before it has taken any: %+v", r)
 		}
 	}
 	if r := send(bad, "a", v, 0); r.Class != queue.ClassDelivered {
 		t.Fatalf("%+v", r)
 	}
-	if r := send(bad, "a", v, 401); r.Class != queue.ClassMisconfigured {
+	if r := send(bad, "a", v, 401); r.Class != queue.ClassMisconfigured || r.Wait != doubtfulWait {
 		t.Errorf("what it took itself is no proof: %+v", r)
 	}
 	if r := send(good, "a", v, 0); r.Class != queue.ClassDelivered {
@@ -406,18 +406,31 @@ func TestOneServiceAloneDoesNotSuspend(t *testing.T) {
 	}
 	for owner, v := range map[string]*store.VAPID{"a": other, "b": v} {
 		if owner == "b" {
-			if r := send(bad, owner, v, 401); r.Class != queue.ClassMisconfigured {
+			if r := send(bad, owner, v, 401); r.Class != queue.ClassRetry || strings.Contains(r.Error, "another push service does") {
 				t.Errorf("another owner's: %+v", r)
 			}
 			continue
 		}
-		if r := send(good, owner, v, 401); r.Class != queue.ClassMisconfigured {
+		if r := send(good, owner, v, 401); r.Class != queue.ClassRetry || strings.Contains(r.Error, "another push service does") {
 			t.Errorf("another key: %+v", r)
 		}
 	}
 	o.Forget("a")
-	if r := send(bad, "a", v, 401); r.Class != queue.ClassMisconfigured {
+	if r := send(bad, "a", v, 401); r.Class != queue.ClassRetry || strings.Contains(r.Error, "another push service does") {
 		t.Errorf("after it was forgotten: %+v", r)
+	}
+}
+
+func TestKnownPushServices(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]bool{
+		"fcm.googleapis.com": true, "FCM.googleapis.com": true, "updates.push.services.mozilla.com": true, "web.push.apple.com": true,
+		"wns2-par02p.notify.windows.com": true, "push.example.com": false, "fcm.googleapis.com.example.com": false, "xfcm.googleapis.com": false,
+		"evilpush.apple.com": false, "127.0.0.1": false, "": false,
+	} {
+		if got := known(host); got != want {
+			t.Errorf("%q is known: %v", host, got)
+		}
 	}
 }
 
