@@ -2,6 +2,7 @@ package queuetest
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -425,7 +426,7 @@ func readFrom(r *rig) {
 	}{
 		{account, 1, n, 1, 80, 95},
 		{account, 0, n, 1, 80, 95},
-		{account, 1, 1 << 40, 1, 80, 95},
+		{account, 1, math.MaxInt, 1, 80, 95},
 		{"", 1, n, 1, n, 105},
 		{"other", 1, n, 3, 10, 10},
 		{"nobody", 1, n, 0, 0, 0},
@@ -436,7 +437,7 @@ func readFrom(r *rig) {
 		{account, 82, 100, 82, 8, 9},
 		{account, n, 5, n, 1, 1},
 		{account, n + 1, 5, 0, 0, 0},
-		{account, 1<<64 - 1, 1 << 62, 0, 0, 0},
+		{account, 1<<64 - 1, math.MaxInt, 0, 0, 0},
 	} {
 		seqs, deliveries := r.from(c.account, c.seq, c.n)
 		if !slices.IsSorted(seqs) || len(seqs) != c.events || deliveries != c.deliveries || len(seqs) > 0 && seqs[0] != c.first {
