@@ -203,6 +203,14 @@ func (n *Notifier) count(v *store.MessageView, status store.MessageStatus, reaso
 
 // describe tells of one device of a message.
 func (n *Notifier) describe(ctx context.Context, accountID string, d *queue.Delivery, events []*queue.Event, now time.Time) (store.MessageDevice, error) {
+	// State and attempts have to be of one moment, which that of the page is not.
+	current, attempts, err := n.queue.Delivery(ctx, accountID, d.ID)
+	switch {
+	case err == nil:
+		d = current
+	case !errors.Is(err, queue.ErrNotFound):
+		return store.MessageDevice{}, fmt.Errorf("read the attempts of a notification: %w", err)
+	}
 	device := store.MessageDevice{Status: statusOf(d.State), Reason: d.Reason, At: d.AcceptedAt}
 	if d.NextAttemptAt.After(now) { // one that is due waits for its platform
 		device.NextAt = d.NextAttemptAt
@@ -225,10 +233,6 @@ func (n *Notifier) describe(ctx context.Context, accountID string, d *queue.Deli
 		if device.ID, err = store.ParseDeviceID(rec.Device); err != nil {
 			return device, fmt.Errorf("read a notification: %w", err)
 		}
-	}
-	_, attempts, err := n.queue.Delivery(ctx, accountID, d.ID)
-	if err != nil && !errors.Is(err, queue.ErrNotFound) {
-		return device, fmt.Errorf("read the attempts of a notification: %w", err)
 	}
 	for i := range attempts {
 		a := &attempts[i]
