@@ -274,11 +274,21 @@ func (c *Client) submit(ctx context.Context, method, path string, v, out any) er
 }
 
 func (c *Client) submitAs(ctx context.Context, method, path, contentType string, v, out any) error {
+	r := request{method: method, path: path}
+	if err := r.json(contentType, v); err != nil {
+		return err
+	}
+	return c.call(ctx, r, out)
+}
+
+// json makes v the body of the request.
+func (r *request) json(contentType string, v any) error {
 	body, err := encode(v)
 	if err != nil {
 		return fmt.Errorf("encode the request: %w", err)
 	}
-	return c.call(ctx, request{method: method, path: path, body: bytes.NewReader(body), contentType: contentType}, out)
+	r.body, r.contentType = bytes.NewReader(body), contentType
+	return nil
 }
 
 // join makes a path of segments given by the caller. An empty one, or one that a server takes as a
