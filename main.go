@@ -4,13 +4,8 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	_ "embed"
 	"os"
-	"os/signal"
-	"syscall"
-
-	"github.com/alecthomas/kong"
 
 	"herald/daemon"
 	"herald/daemon/bench"
@@ -21,21 +16,26 @@ import (
 // number is the released version, set by the linker: -ldflags "-X main.number=1.2.0".
 var number string
 
+// example is the documented configuration, which init writes.
+//
+//go:embed config.example.yaml
+var example []byte
+
 const description = `A push daemon in one file: events in over HTTP, durable, signed webhooks out.
 
 See it work:      herald demo
 Run it:           herald serve
 Give access:      herald token create --name shop --scope publish --scope subscribe
-Then:             curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8420/subscriptions`
+Subscribe:        herald subscription create --data-callback-url https://example.com/hook
+Publish:          herald event publish --type task.create --data '{"title":"Call back"}'
+See it arrive:    herald tail`
 
 // commands is the command line: one field for each command, its fields are the flags.
 type commands struct {
-	Serve       serveCommand       `cmd:"" help:"Run the daemon."`
-	Demo        demo.Command       `cmd:"" help:"See the whole of it at work in a few seconds; needs nothing."`
-	Token       cli.Token          `cmd:"" help:"Create, list and revoke access tokens."`
-	CheckConfig cli.CheckConfig    `cmd:"" help:"Check a configuration file: all its problems at once."`
-	Bench       benchCommand       `cmd:"" help:"Measure the whole path on this machine."`
-	Version     cli.VersionCommand `cmd:"" help:"Print the version."`
+	Serve        serveCommand `cmd:"" help:"Run the daemon."`
+	Demo         demo.Command `cmd:"" help:"See the whole of it at work in a few seconds; needs nothing."`
+	Bench        benchCommand `cmd:"" help:"Measure the whole path on this machine."`
+	cli.Commands `embed:""`
 
 	// The benchmark starts these as its own children.
 	BenchIngest  ingestCommand  `cmd:"" hidden:""`
@@ -89,49 +89,6 @@ func (c *deliverCommand) Run(ctx context.Context, s cli.Streams) error {
 }
 
 func main() {
-	os.Exit(run(os.Args[1:], cli.Streams{Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ()}))
-}
-
-// run executes one command line and returns the exit code.
-func run(args []string, s cli.Streams) int {
-	parser, err := kong.New(&commands{},
-		kong.Name("herald"), kong.Description(description), kong.Writers(s.Stdout, s.Stderr),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, NoAppDescFormat: true, WrapUpperBound: 100}),
-	)
-	if err != nil {
-		return cli.Exit(s, err)
-	}
-	parsed, err := parser.Parse(args)
-	if err != nil {
-		return cli.Exit(s, usage(err, len(args) == 0))
-	}
-	// Only commands that take a context get the signals this way.
-	ctx, stop := context.Background(), func() {}
-	defer func() { stop() }()
-	err = parsed.BindToProvider(func() (context.Context, error) {
-		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-		return ctx, nil
-	})
-	if err != nil {
-		return cli.Exit(s, err)
-	}
-	return cli.Exit(s, parsed.Run(s, cli.ReadVersion(number)))
-}
-
-// usage is the error for a command line that is not understood: with the place where help is, or, when
-// there was nothing on it at all, the help itself.
-func usage(err error, empty bool) error {
-	path := "herald"
-	if e, ok := errors.AsType[*kong.ParseError](err); ok && e.Context != nil {
-		if empty {
-			if err := e.Context.PrintUsage(false); err != nil {
-				return err
-			}
-			return cli.Usage(errors.New("which command?"))
-		}
-		if selected := e.Context.Selected(); selected != nil {
-			path = selected.FullPath()
-		}
-	}
-	return cli.Usage(fmt.Errorf("%w\n`%s --help` tells more", err, path))
+	program := cli.Program{Commands: &commands{}, Description: description, Number: number, Example: example}
+	os.Exit(program.Run(os.Args[1:], cli.Streams{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ()}))
 }

@@ -23,6 +23,7 @@ import (
 
 // Streams are what a command reads its environment from and writes to.
 type Streams struct {
+	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
 	// Environ is the environment as os.Environ returns it.
@@ -48,10 +49,10 @@ func (s Streams) Colour(w io.Writer) bool {
 	return Terminal(w)
 }
 
-// Terminal says whether w is a character device, which for a standard stream means that a person is
+// Terminal says whether a stream is a character device, which for a standard stream means that a person is
 // likely to be looking at it.
-func Terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+func Terminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	if !ok {
 		return false
 	}
@@ -136,7 +137,8 @@ func explain(err error) string {
 		if strings.Contains(e.Address, "://") {
 			return fmt.Sprintf("no daemon answers at %s (%v): is it running, and is this its address?", e.Address, e.Err)
 		}
-		return fmt.Sprintf("no daemon answers at %s: start one with `herald serve`, or name one with --url", e.Address)
+		return fmt.Sprintf("no daemon answers at %s: is it running? `herald serve` starts it; "+
+			"one with a configuration file is found with --config, one elsewhere with --url or HERALD_URL", e.Address)
 	}
 	if p, ok := errors.AsType[*client.Problem](err); ok {
 		text := problemText(p)

@@ -10,11 +10,11 @@ import (
 
 // Remote are the flags that say which daemon a command talks to.
 type Remote struct {
-	Config string `placeholder:"FILE" type:"path" help:"The daemon's configuration file, to find its socket. Without it: the defaults and the environment, as for 'herald serve'."`
-	Socket string `placeholder:"PATH" xor:"daemon" help:"The daemon's unix socket, when not the configured one (default data/herald.sock)."`
-	URL    string `placeholder:"URL" xor:"daemon" help:"Talk to this address with the token in $$HERALD_TOKEN instead of the socket (default: $$HERALD_URL)."`
+	Config string `group:"Which daemon:" placeholder:"FILE" type:"path" help:"The daemon's configuration file, to find its socket. Without it: the defaults and the environment, as for 'herald serve'."`
+	Socket string `group:"Which daemon:" placeholder:"PATH" xor:"daemon" help:"The daemon's unix socket, when not the configured one (default data/herald.sock)."`
+	URL    string `group:"Which daemon:" placeholder:"URL" xor:"daemon" help:"Talk to this address with the token in $$HERALD_TOKEN instead of the socket (default: $$HERALD_URL)."`
 	// The account has no short form: acting for another tenant should be seen.
-	Account string `placeholder:"ID" help:"The account to act for (default: the token's own; over the socket, 'default')."`
+	Account string `group:"Which daemon:" placeholder:"ID" help:"The account to act for (default: the token's own; over the socket, 'default')."`
 }
 
 // client makes the client of the daemon the flags and the environment name: --url or --socket, else

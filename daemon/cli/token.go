@@ -97,20 +97,23 @@ func parseExpiry(text string, now time.Time) (time.Time, error) {
 	if day, err := time.Parse(time.DateOnly, text); err == nil {
 		return future(day.AddDate(0, 0, 1), now)
 	}
-	for suffix, unit := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
-		if digits, ok := strings.CutSuffix(text, suffix); ok {
-			n, err := strconv.ParseUint(digits, 10, 16)
-			if err != nil {
-				return time.Time{}, errors.New(want)
-			}
-			return future(now.Add(time.Duration(n)*unit), now)
-		}
-	}
-	age, err := time.ParseDuration(text)
-	if err != nil {
+	age, ok := parseAge(text)
+	if !ok {
 		return time.Time{}, errors.New(want)
 	}
 	return future(now.Add(age), now)
+}
+
+// parseAge reads a duration in Go's notation, or in whole days or weeks.
+func parseAge(text string) (time.Duration, bool) {
+	for suffix, unit := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
+		if digits, ok := strings.CutSuffix(text, suffix); ok {
+			n, err := strconv.ParseUint(digits, 10, 16)
+			return time.Duration(n) * unit, err == nil
+		}
+	}
+	age, err := time.ParseDuration(text)
+	return age, err == nil
 }
 
 func future(at, now time.Time) (time.Time, error) {
@@ -166,7 +169,7 @@ func (c TokenList) Run(ctx context.Context, s Streams, v Version) error {
 		}
 		rows[i] = []string{t.ID, t.AccountID, t.Name, strings.Join(t.Scopes, ","), moment(t.CreatedAt), expires}
 	}
-	return table(s.Stdout, []string{"ID", "ACCOUNT", "NAME", "SCOPES", "CREATED", "EXPIRES"}, rows)
+	return s.table(s.Stdout, []string{"ID", "ACCOUNT", "NAME", "SCOPES", "CREATED", "EXPIRES"}, rows)
 }
 
 // TokenRevoke is the command token revoke.

@@ -55,6 +55,13 @@ type VersionCommand struct {
 	JSON bool `name:"json" help:"Print as JSON."`
 }
 
+// Help is shown below the summary.
+func (VersionCommand) Help() string {
+	return `Example:
+
+    herald version --json | jq -r .commit`
+}
+
 // Run prints the version.
 func (c VersionCommand) Run(s Streams, v Version) error {
 	if c.JSON {
