@@ -2,6 +2,10 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,6 +18,16 @@ import (
 
 func program() cli.Program {
 	return cli.Program{Commands: &commands{}, Description: description, Number: "1.0", Example: example}
+}
+
+// typed runs one command line and returns what it printed.
+func typed(t *testing.T, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if code := program().Run(args, cli.Streams{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs}); code != 0 {
+		t.Fatalf("herald %s: exit code %d: %s", strings.Join(args, " "), code, errs.String())
+	}
+	return out.String()
 }
 
 func parser(t *testing.T) *kong.Kong {
@@ -111,4 +125,116 @@ func calls(line string) (out [][]string) {
 	}
 	finish()
 	return out
+}
+
+func TestDocumentIsWhatTheProgramSays(t *testing.T) {
+	t.Parallel()
+	got, err := os.ReadFile(filepath.FromSlash("docs/cli.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := typed(t, "man", "--markdown")
+	if string(got) != want {
+		t.Error("docs/cli.md is out of date; write it anew with: go run . man --markdown > docs/cli.md")
+	}
+	for _, n := range parser(t).Model.Leaves(true) {
+		path := strings.TrimSpace(n.FullPath())
+		_, section, found := strings.Cut(want, "# "+path+"\n")
+		if !found {
+			t.Errorf("%s is not in it", path)
+			continue
+		}
+		section, _, _ = strings.Cut(section, "\n#")
+		_, shared, _ := strings.Cut(want, "## The flags of all that speak to a daemon\n")
+		for _, f := range n.Flags {
+			if mention := regexp.MustCompile(`--(\[no-\])?` + f.Name + "[=`]"); f.Name != "help" && !mention.MatchString(section) && !mention.MatchString(shared) {
+				t.Errorf("%s --%s is not in it", path, f.Name)
+			}
+		}
+	}
+}
+
+func TestManualPage(t *testing.T) {
+	t.Parallel()
+	page := typed(t, "man")
+	for _, want := range []string{".TH HERALD 1 ", ".SS herald subscription create\n", `\fB\-\-data\-callback\-url=URL\fR`, ".SH EXIT CODES\n", "\nHERALD_URL"} {
+		if !strings.Contains(strings.ReplaceAll(page, `\fB`+"HERALD", "HERALD"), want) && !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	for line := range strings.Lines(page) {
+		if strings.HasPrefix(line, "'") || strings.HasPrefix(line, ".") && !regexp.MustCompile(`^\.(TH|SH|SS|PP|TP|RS|RE|nf|fi|B|I)\b`).MatchString(line) {
+			t.Errorf("this line is taken as a request: %q", line)
+		}
+	}
+	groff, err := exec.LookPath("groff")
+	if err != nil {
+		t.Skip("without groff nobody judges the page")
+	}
+	cmd := exec.CommandContext(t.Context(), groff, "-man", "-ww", "-z", "-Tutf8")
+	cmd.Stdin = strings.NewReader(page)
+	if said, err := cmd.CombinedOutput(); err != nil || len(said) > 0 {
+		t.Errorf("groff: %v\n%s", err, said)
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	t.Parallel()
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		script := typed(t, "completion", shell)
+		for _, n := range parser(t).Model.Leaves(true) {
+			path := strings.TrimSpace(n.FullPath())
+			if !strings.Contains(script, path) {
+				t.Errorf("%s: %s is not completed", shell, path)
+			}
+			for _, f := range n.Flags {
+				if f.Name != "help" && !strings.Contains(script, "--"+f.Name) && !strings.Contains(script, "-l "+f.Name+" ") {
+					t.Errorf("%s: %s --%s is not completed", shell, path, f.Name)
+				}
+			}
+		}
+		if strings.Contains(script, "bench-ingest") {
+			t.Errorf("%s: what is hidden is completed", shell)
+		}
+		path, err := exec.LookPath(shell)
+		if err != nil {
+			continue // the others are checked all the same
+		}
+		file := filepath.Join(t.TempDir(), "herald")
+		if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if said, err := exec.CommandContext(t.Context(), path, "-n", file).CombinedOutput(); err != nil || len(said) > 0 {
+			t.Errorf("%s -n: %v\n%s", shell, err, said)
+		}
+		if shell == "bash" {
+			bashCompletes(t, path, file)
+		}
+	}
+}
+
+// bashCompletes asks a real bash what it offers.
+func bashCompletes(t *testing.T, bash, file string) {
+	t.Helper()
+	for line, want := range map[string]string{
+		"herald subscription re":            "resume replay",
+		"herald subscription replay ":       "start list show cancel --help",
+		"herald token create --scope s":     "subscribe send",
+		"herald completion ":                "bash zsh fish --help",
+		"herald account list --j":           "--json",
+		"herald account show list --acc":    "--account",
+		"herald event publish --type ":      "",
+		"herald delivery list --state deli": "delivering delivered",
+		"herald nonsense tok":               "token",
+	} {
+		words := strings.Split(line, " ")
+		for i := range words {
+			words[i] = fmt.Sprintf("'%s'", words[i])
+		}
+		ask := fmt.Sprintf(`source %s; COMP_WORDS=(%s); COMP_CWORD=%d; _herald; echo "${COMPREPLY[*]}"`, file, strings.Join(words, " "), len(words)-1)
+		got, err := exec.CommandContext(t.Context(), bash, "-c", ask).CombinedOutput()
+		if err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("%q is completed with %q (%v), want %q", line, strings.TrimSpace(string(got)), err, want)
+		}
+	}
 }
