@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -22,11 +22,9 @@ import (
 const FileName = "queue.db"
 
 const (
-	schemaName    = "herald queue"
-	schemaVersion = 4
-	// addressSpace is reserved for the mapping so that the file grows without waiting for readers. It
-	// costs no memory.
-	addressSpace = min(64<<30, math.MaxInt/8) // the second on machines of 32 bits
+	schemaName = "herald queue"
+	// SchemaVersion is the version of the file's format.
+	SchemaVersion = 4
 	// viewBudget is how long one read transaction may work before it makes way.
 	viewBudget = 20 * time.Millisecond
 )
@@ -161,8 +159,8 @@ func Open(o Options) (*Queue, error) {
 	}
 	q.settledUp = sync.NewCond(&q.mu)
 	db, err := boltkit.Open(boltkit.Options{
-		Path: o.Path, Name: schemaName, Version: schemaVersion, Init: createBuckets, Migrate: migrate,
-		MaxSize: o.MaxSize, InitialMmapSize: addressSpace, Logger: o.Logger, WriteAt: o.WriteAt,
+		Path: o.Path, Name: schemaName, Version: SchemaVersion, Init: createBuckets, Migrate: migrate,
+		MaxSize: o.MaxSize, InitialMmapSize: boltkit.AddressSpace, Logger: o.Logger, WriteAt: o.WriteAt,
 	})
 	if err != nil {
 		return nil, err
@@ -251,6 +249,9 @@ func (q *Queue) Started() <-chan struct{} { return q.started }
 
 // Clean says whether the file was closed cleanly before it was opened.
 func (q *Queue) Clean() bool { return q.db.Clean() }
+
+// Copy writes the file as it is at one moment to w, a local file, while the queue works; see boltkit.DB.Copy.
+func (q *Queue) Copy(ctx context.Context, w io.Writer) (int64, error) { return q.db.Copy(ctx, w) }
 
 // Close closes the file. Run must have returned, or never have been called.
 func (q *Queue) Close() error {

@@ -3,6 +3,7 @@ package boltqueue
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -16,8 +17,9 @@ import (
 const afterCrash = time.Second
 
 // recoverSafely is recover for a file that may be damaged: bbolt panics on pages that are not what they
-// should be.
+// should be, or follows a length out of the mapped file, which is a fault.
 func (q *Queue) recoverSafely() (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: %v; restore it from a backup", boltkit.ErrDamaged, p)

@@ -14,6 +14,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"herald/queue"
+	"herald/store/boltkit"
 )
 
 // probeEvery is how often a queue that found no room looks again, and how often the free room is read.
@@ -82,7 +83,7 @@ func (s *space) look(q *Queue) {
 		s.low = nil
 		return
 	}
-	free, err := freeBytes(filepath.Dir(q.o.Path))
+	free, err := boltkit.FreeSpace(filepath.Dir(q.o.Path))
 	switch {
 	case err != nil:
 		s.low = nil // not knowing is no reason to refuse; a commit will tell

@@ -14,7 +14,7 @@ import (
 // that a power cut leaves no file or a good one. Two processes that start together are kept apart by a
 // lock on the directory. It returns an os.ErrExist when another made the file meanwhile.
 func create(o Options) (_ *DB, err error) {
-	unlock, err := lockDirectory(filepath.Dir(o.Path))
+	unlock, err := LockDirectory(filepath.Dir(o.Path))
 	if err != nil {
 		return nil, fmt.Errorf("create %s: %w", o.Path, err)
 	}
@@ -26,7 +26,7 @@ func create(o Options) (_ *DB, err error) {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("create %s: %w", o.Path, err)
 	}
-	db, err := openBolt(o, tmp, o.MaxSize)
+	db, err := openBolt(o, tmp, o.MaxSize, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -36,8 +36,8 @@ func create(o Options) (_ *DB, err error) {
 	if err := d.initialize(o, tmp); err != nil {
 		return nil, errors.Join(fmt.Errorf("create %s: %w", o.Path, err), db.Close(), os.Remove(tmp))
 	}
-	if err := d.remember(); err != nil {
-		return nil, err
+	if d.info, err = os.Stat(o.Path); err != nil {
+		return nil, errors.Join(fmt.Errorf("create %s: %w", o.Path, err), db.Close())
 	}
 	o.Logger.Info("file created", "path", o.Path, "schema", o.Name, "version", o.Version)
 	return d, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,6 +24,10 @@ const pageSize = 4096
 // 32 KiB of it cost nothing noticeable and make opening instant. Beyond it writing it costs more than
 // the scan at the next open after a crash.
 const freelistLimit = 4096
+
+// AddressSpace is reserved for the mapping of a file so that it grows without waiting for readers, also while one
+// copies it. It costs no memory.
+const AddressSpace = min(64<<30, math.MaxInt/8) // the second on machines of 32 bits
 
 // lockTimeout is how long Open waits for a file another process holds: long enough for one that
 // is just ending.
@@ -98,14 +103,28 @@ func Open(o Options) (*DB, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", o.Path, err)
 	}
-	if err := inspect(o.Path); err != nil {
-		return nil, err
-	}
-	db, err := openBolt(o, o.Path, o.MaxSize)
+	f, m, err := hold(o.Path)
 	if err != nil {
 		return nil, err
 	}
-	d := &DB{bolt: db, path: o.Path, version: o.Version}
+	// bbolt trusts what it reads here. Where the free pages were not written it reads every page, in a goroutine of its own, whose
+	// panic nobody could recover: so all are looked at before.
+	if err := verify(context.Background(), f, m, m.freelist == noFreelist); err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w; restore it from a backup", o.Path, err), f.Close())
+	}
+	// Left behind by a compaction that was cut off; whoever holds the lock may remove it.
+	if err := os.Remove(o.Path + compactSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", o.Path, err), f.Close())
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", o.Path, err), f.Close())
+	}
+	db, err := openBolt(o, o.Path, o.MaxSize, f)
+	if err != nil {
+		return nil, err
+	}
+	d := &DB{bolt: db, path: o.Path, version: o.Version, info: info}
 	from, err := d.identify(o)
 	d.marked.Store(d.clean)
 	if err == nil && from < o.Version {
@@ -114,17 +133,7 @@ func Open(o Options) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return d, d.remember()
-}
-
-// remember notes which file it is that is open.
-func (d *DB) remember() error {
-	info, err := os.Stat(d.path)
-	if err != nil {
-		return errors.Join(fmt.Errorf("open %s: %w", d.path, err), d.bolt.Close())
-	}
-	d.info = info
-	return nil
+	return d, nil
 }
 
 // ErrReplaced says that the open file is not the one at its path any more.
@@ -140,8 +149,22 @@ func (d *DB) Present() error {
 	return fmt.Errorf("%s was %w", filepath.Base(d.path), ErrReplaced)
 }
 
-func openBolt(o Options, path string, maxSize int64) (*bolt.DB, error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
+// openBolt opens the file with bbolt: f, which is locked and is closed when that fails, or without one that at path.
+func openBolt(o Options, path string, maxSize int64, f *os.File) (db *bolt.DB, err error) {
+	openFile := os.OpenFile
+	if f != nil {
+		openFile = func(string, int, os.FileMode) (*os.File, error) { return f, nil }
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("open %s: %w (%v); restore it from a backup", path, ErrDamaged, p)
+			}
+			if err != nil {
+				_ = f.Close() // bbolt may have closed it; when it panicked it has not, and the lock goes with it
+			}
+		}()
+	}
+	db, err = bolt.Open(path, 0o600, &bolt.Options{
+		OpenFile:        openFile,
 		Timeout:         lockTimeout,
 		FreelistType:    bolt.FreelistMapType,
 		PageSize:        pageSize,

@@ -311,7 +311,7 @@ func TestFreelistSwitch(t *testing.T) {
 	}
 }
 
-func FuzzHighWater(f *testing.F) {
+func FuzzMeta(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "x.db")
 	d, err := Open(options(path))
 	if err != nil {
@@ -327,8 +327,8 @@ func FuzzHighWater(f *testing.F) {
 	f.Add(b[:2*pageSize])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if size, ok := highWater(b); ok && size < 0 {
-			t.Errorf("size %d", size)
+		if m, ok := newestMeta(b); ok && m.size() < 0 {
+			t.Errorf("size %d", m.size())
 		}
 	})
 }

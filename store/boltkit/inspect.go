@@ -2,7 +2,6 @@ package boltkit
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -14,73 +13,70 @@ const (
 	metaHeader   = 16
 	metaMagic    = 0xED0CDAED
 	offPageSize  = metaHeader + 8
+	offRoot      = metaHeader + 16
+	offFreelist  = metaHeader + 32
 	offHighWater = metaHeader + 40
 	offTxid      = metaHeader + 48
 	offChecksum  = metaHeader + 56
 )
 
-// inspect refuses what bbolt would take for a new file (an empty one), and what would kill the process
-// with a bus error once mapped (one that is shorter than its own meta page says).
-func inspect(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
-	}
-	problem, err := inspectFile(f)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
-	}
-	if problem != "" {
-		return fmt.Errorf("open %s: %w: %s; restore it from a backup", path, ErrDamaged, problem)
-	}
-	return nil
+// noFreelist stands in a meta page where the free pages were not written.
+const noFreelist = ^uint64(0)
+
+// meta is what the newest valid meta page says.
+type meta struct {
+	txid     uint64
+	root     uint64 // page of the root bucket
+	freelist uint64 // page of the list of free pages, or noFreelist
+	pages    uint64 // all pages are below this one
 }
 
-func inspectFile(f *os.File) (problem string, err error) {
+// size is the length the file must have at least, in bytes.
+func (m meta) size() int64 { return int64(m.pages) * pageSize }
+
+// inspectFile finds what bbolt would take for a new file (an empty one), and what would kill the process
+// with a bus error once mapped (one that is shorter than its own meta page says).
+func inspectFile(f *os.File) (m meta, problem string, err error) {
 	fi, err := f.Stat()
 	if err != nil {
-		return "", err
+		return m, "", err
 	}
 	if !fi.Mode().IsRegular() {
-		return "it is not a regular file", nil
+		return m, "it is not a regular file", nil
 	}
 	if fi.Size() < 4*pageSize {
-		return fmt.Sprintf("it has only %d bytes", fi.Size()), nil
+		return m, fmt.Sprintf("it has only %d bytes", fi.Size()), nil
 	}
 	buf := make([]byte, 2*pageSize)
-	if _, err := io.ReadFull(f, buf); err != nil {
-		return "", err
+	if _, err := io.ReadFull(io.NewSectionReader(f, 0, fi.Size()), buf); err != nil {
+		return m, "", err
 	}
-	size, ok := highWater(buf)
+	m, ok := newestMeta(buf)
 	if !ok {
-		return "it has no valid bbolt meta page", nil
+		return m, "it has no valid bbolt meta page", nil
 	}
-	if fi.Size() < size {
-		return fmt.Sprintf("it was cut short: %d bytes of %d", fi.Size(), size), nil
+	if fi.Size() < m.size() {
+		return m, fmt.Sprintf("it was cut short: %d bytes of %d", fi.Size(), m.size()), nil
 	}
-	return "", nil
+	return m, "", nil
 }
 
-// highWater returns the length the newest valid meta page asks for, in bytes.
-func highWater(pages []byte) (int64, bool) {
-	var best, size uint64
-	found := false
+// newestMeta returns the newest of the valid meta pages.
+func newestMeta(pages []byte) (best meta, found bool) {
 	for at := 0; at+pageSize <= len(pages); at += pageSize {
-		m := pages[at:]
+		p := pages[at:]
 		sum := fnv.New64a()
-		_, _ = sum.Write(m[metaHeader:offChecksum])
-		if binary.NativeEndian.Uint32(m[metaHeader:]) != metaMagic ||
-			binary.NativeEndian.Uint64(m[offChecksum:]) != sum.Sum64() ||
-			binary.NativeEndian.Uint32(m[offPageSize:]) != pageSize {
+		_, _ = sum.Write(p[metaHeader:offChecksum])
+		field := func(off int) uint64 { return binary.NativeEndian.Uint64(p[off:]) }
+		if binary.NativeEndian.Uint32(p[metaHeader:]) != metaMagic ||
+			field(offChecksum) != sum.Sum64() ||
+			binary.NativeEndian.Uint32(p[offPageSize:]) != pageSize ||
+			field(offHighWater) > 1<<50/pageSize {
 			continue
 		}
-		if txid := binary.NativeEndian.Uint64(m[offTxid:]); !found || txid > best {
-			best, found = txid, true
-			size = binary.NativeEndian.Uint64(m[offHighWater:])
+		if m := (meta{field(offTxid), field(offRoot), field(offFreelist), field(offHighWater)}); !found || m.txid > best.txid {
+			best, found = m, true
 		}
 	}
-	if size > 1<<50 {
-		return 0, false
-	}
-	return int64(size) * pageSize, found
+	return best, found
 }

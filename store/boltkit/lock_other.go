@@ -2,6 +2,14 @@
 
 package boltkit
 
-// lockDirectory does nothing where directories cannot be locked: there two processes must not be
+import (
+	"os"
+	"time"
+)
+
+// LockDirectory does nothing where directories cannot be locked: there two processes must not be
 // started for the first time in the same moment.
-func lockDirectory(string) (unlock func() error, err error) { return func() error { return nil }, nil }
+func LockDirectory(string) (unlock func() error, err error) { return func() error { return nil }, nil }
+
+// lockFile does nothing here: bbolt takes the lock when it opens the file.
+func lockFile(*os.File, time.Duration) error { return nil }

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 )
 
-// lockDirectory takes an exclusive lock on the directory and returns what gives it back. It waits:
-// the holder only creates a file.
-func lockDirectory(dir string) (unlock func() error, err error) {
+// LockDirectory takes an exclusive lock on the directory and returns what gives it back. Whoever creates a file
+// in it that Open opens holds it from looking whether there is one until it is there. It waits: the holder
+// only creates a file.
+func LockDirectory(dir string) (unlock func() error, err error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
@@ -26,3 +28,24 @@ func lockDirectory(dir string) (unlock func() error, err error) {
 	}
 	return f.Close, nil
 }
+
+// lockFile takes the lock that bbolt takes, on the open file itself, so that bbolt finds it taken by its own. It
+// waits as long as given and returns ErrLocked then.
+func lockFile(f *os.File, timeout time.Duration) error {
+	for end := time.Now().Add(timeout); ; {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, syscall.EINTR):
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			return err
+		case time.Now().After(end):
+			return ErrLocked
+		default:
+			<-time.After(lockPoll)
+		}
+	}
+}
+
+const lockPoll = 20 * time.Millisecond

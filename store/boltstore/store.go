@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -19,12 +20,13 @@ import (
 	"herald/store/boltkit"
 )
 
+// FileName is what the file is called in the data directory.
+const FileName = "store.db"
+
 const (
-	schemaName    = "herald store"
-	schemaVersion = 3
-	// mmapSize is address space, not memory: about 400,000 subscriptions fit before a growing file has
-	// to be mapped anew, which waits for readers.
-	mmapSize = 256 << 20
+	schemaName = "herald store"
+	// SchemaVersion is the version of the file's format.
+	SchemaVersion = 3
 	// defaultCacheEntries bounds each cache; a subscription takes about 1 KiB of memory.
 	defaultCacheEntries = 65536
 	// pageRecords is how many records a listing reads in one read transaction.
@@ -193,9 +195,7 @@ func Open(o Options) (*Store, error) {
 //
 // bbolt trusts the pages it reads: where they are damaged it panics, or follows a length out of the mapped
 // file, which is a fault. Both are turned into an error here, because the first thing an operator does
-// with a damaged file is to start on it. Out of reach are a panic inside bbolt.Open, which leaves the
-// file locked until the process ends, and one in a goroutine of bbolt's own, which looks for the free
-// pages of a file that has no list of them.
+// with a damaged file is to start on it; boltkit.Open sees to those inside bbolt.Open.
 func (s *Store) openFile(o Options) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -207,8 +207,8 @@ func (s *Store) openFile(o Options) (err error) {
 		}
 	}()
 	s.db, err = boltkit.Open(boltkit.Options{
-		Path: o.Path, Name: schemaName, Version: schemaVersion, Init: s.initialize, Migrate: migrate,
-		InitialMmapSize: mmapSize, Logger: o.Logger, WriteAt: o.writeAt,
+		Path: o.Path, Name: schemaName, Version: SchemaVersion, Init: s.initialize, Migrate: migrate,
+		InitialMmapSize: boltkit.AddressSpace, Logger: o.Logger, WriteAt: o.writeAt,
 	})
 	if err != nil {
 		return err
@@ -318,6 +318,9 @@ func (s *Store) checkKey(tx *bolt.Tx) error {
 // Clean says whether the file was closed cleanly before it was opened now. After an unclean stop nothing is
 // lost; a careful program calls Check before it serves.
 func (s *Store) Clean() bool { return s.db.Clean() }
+
+// Copy writes the file as it is at one moment to w, a local file, while the store works; see boltkit.DB.Copy.
+func (s *Store) Copy(ctx context.Context, w io.Writer) (int64, error) { return s.db.Copy(ctx, w) }
 
 // Run makes changes durable until the context ends; it then commits what was handed in before, and returns
 // nil. Any other return is an error after which nothing can be made durable any more: the process

@@ -201,7 +201,7 @@ func TestOpenRefusesNewerValues(t *testing.T) {
 // tamper writes to a closed store as no engine would.
 func tamper(t *testing.T, path string, fn func(tx *bolt.Tx) error) {
 	t.Helper()
-	db, err := boltkit.Open(boltkit.Options{Path: path, Name: schemaName, Version: schemaVersion, Init: func(*bolt.Tx) error { return nil }, Migrate: migrate})
+	db, err := boltkit.Open(boltkit.Options{Path: path, Name: schemaName, Version: SchemaVersion, Init: func(*bolt.Tx) error { return nil }, Migrate: migrate})
 	must(t, err)
 	must(t, db.Update(fn))
 	must(t, db.Close())

@@ -1,11 +1,11 @@
 //go:build unix
 
-package boltqueue
+package boltkit
 
 import "golang.org/x/sys/unix"
 
-// freeBytes returns how much room the file system of dir has for us.
-func freeBytes(dir string) (int64, error) {
+// FreeSpace returns how much room the file system of dir has for us, in bytes.
+func FreeSpace(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, err
