@@ -10,6 +10,7 @@ import (
 	"herald/daemon"
 	"herald/daemon/bench"
 	"herald/daemon/cli"
+	"herald/daemon/datadir"
 	"herald/daemon/demo"
 )
 
@@ -32,9 +33,12 @@ See it arrive:    herald tail`
 
 // commands is the command line: one field for each command, its fields are the flags.
 type commands struct {
-	Serve        serveCommand `cmd:"" help:"Run the daemon."`
-	Demo         demo.Command `cmd:"" help:"See the whole of it at work in a few seconds; needs nothing."`
-	Bench        benchCommand `cmd:"" help:"Measure the whole path on this machine."`
+	Serve        serveCommand    `cmd:"" help:"Run the daemon."`
+	Demo         demo.Command    `cmd:"" help:"See the whole of it at work in a few seconds; needs nothing."`
+	Bench        benchCommand    `cmd:"" help:"Measure the whole path on this machine."`
+	Restore      datadir.Restore `cmd:"" help:"Make a data directory of a backup."`
+	Check        datadir.Check   `cmd:"" help:"Verify the data of a stopped daemon: every page, record and index."`
+	Compact      datadir.Compact `cmd:"" help:"Rewrite the data files of a stopped daemon smaller."`
 	cli.Commands `embed:""`
 
 	// The benchmark starts these as its own children.

@@ -224,6 +224,7 @@ func routes() []route {
 	add("/accounts/none", `{"name":"x"}`, nil, "GET", "PUT", "PATCH", "DELETE")
 	add("/tokens", `{"accountId":"default","name":"x","scopes":["publish"]}`, nil, "GET", "POST")
 	add("/tokens/none", "", nil, "DELETE")
+	add("/admin/backup", "", nil, "GET")
 	add("/resources", `[{"type":"project","id":"p","name":"x"}]`, both, "GET")
 	add("/resources", `[{"type":"project","id":"p","name":"x"}]`, publish, "PUT")
 	add("/resources/project/none", `{"name":"x"}`, publish, "DELETE", "PUT")

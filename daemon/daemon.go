@@ -17,8 +17,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,7 +35,6 @@ import (
 	"herald/queue"
 	"herald/queue/boltqueue"
 	"herald/store"
-	"herald/store/boltkit"
 	"herald/store/boltstore"
 )
 
@@ -113,7 +110,7 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
-	if err := d.openFiles(registry); err != nil {
+	if err := d.openFiles(ctx, registry); err != nil {
 		return nil, err
 	}
 	if err := d.openIdentity(registry); err != nil {
@@ -136,49 +133,6 @@ func buildInfo(version string) prometheus.Collector {
 	})
 	g.Set(1)
 	return g
-}
-
-// openFiles makes the data directory and opens the two files in it. The store comes first: its lock
-// is what keeps a second daemon out.
-func (d *Daemon) openFiles(registry *prometheus.Registry) error {
-	c := d.o.Config
-	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
-		return &ExitError{ExitUsage, fmt.Errorf("make the data directory: %w", err)}
-	}
-	storePath := filepath.Join(c.DataDir, "store.db")
-	key, err := boltstore.KeyFor(c.SecretsKeyFile(d.o.Environ), storePath)
-	if err != nil {
-		return &ExitError{ExitUsage, err}
-	}
-	d.store, err = boltstore.Open(boltstore.Options{
-		Path: storePath, Key: key, Logger: d.logger.With("part", "store"), Registerer: registry,
-	})
-	if err != nil {
-		return openError(c.DataDir, err)
-	}
-	d.closers = append(d.closers, d.store.Close)
-	d.queue, err = boltqueue.Open(boltqueue.Options{
-		Path: filepath.Join(c.DataDir, "queue.db"), Retention: retention(c),
-		Expired: func(lane queue.Lane, eventType string, n int) { d.dispatcher.Expired(lane, eventType, n) },
-		Logger:  d.logger.With("part", "queue"), Registerer: registry,
-	})
-	if err != nil {
-		return openError(c.DataDir, err)
-	}
-	d.closers = append(d.closers, d.queue.Close)
-	return nil
-}
-
-// openError says what to do about a file that cannot be opened. A directory in use and a wrong key are
-// matters of usage and configuration, a damaged file is not.
-func openError(dir string, err error) error {
-	switch {
-	case errors.Is(err, boltkit.ErrLocked):
-		return &ExitError{ExitUsage, fmt.Errorf("the data directory %s is in use by another herald; stop that one, or name another directory with data_dir", dir)}
-	case errors.Is(err, boltstore.ErrKey), errors.Is(err, boltstore.ErrKeyMissing):
-		return &ExitError{ExitUsage, err}
-	}
-	return err
 }
 
 func retention(c *config.Config) queue.Retention {
@@ -254,7 +208,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 		Operational: func(_ context.Context, s *store.Subscription, eventType string) {
 			d.dispatcher.Announce(s.ID, eventType)
 		},
-		Notifier: messages{d.notifier}, Subject: d.subject,
+		Notifier: messages{d.notifier}, Subject: d.subject, Backup: d.backup,
 		Status:     d.laneStatus,
 		Ready:      d.ready,
 		Logger:     d.logger.With("part", "api"),

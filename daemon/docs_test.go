@@ -16,6 +16,7 @@ const (
 	apiDocument        = "../docs/api.md"
 	receivingDocument  = "../docs/receiving.md"
 	monitoringDocument = "../docs/monitoring.md"
+	operationsDocument = "../docs/operations.md"
 )
 
 func document(t *testing.T, path string) string {
@@ -169,7 +170,7 @@ func TestDocs_RoutesAreServed(t *testing.T) {
 	h := start(t)
 	placeholder := regexp.MustCompile(`\{\w+\}`)
 	var documented [][2]string
-	for _, path := range []string{apiDocument, devicesDocument, receivingDocument, monitoringDocument} {
+	for _, path := range []string{apiDocument, devicesDocument, receivingDocument, monitoringDocument, operationsDocument} {
 		calls := documentedRoutes(t, path)
 		if len(calls) == 0 {
 			t.Errorf("%s names no call", path)

@@ -56,6 +56,8 @@ type Options struct {
 	// Certificates returns the chain of GET /certificates/default as PEM, which is not changed. It must be quick. Nil
 	// makes it empty.
 	Certificates func() []byte
+	// Backup makes a backup of all there is, which is closed when it is sent; its error is shown to the caller. Nil makes none.
+	Backup func(context.Context) (Backup, error)
 	// Origin is what Herald calls itself towards receivers that are asked for permission: a host name. It must be quick. Nil makes it
 	// empty.
 	Origin func() string
@@ -150,6 +152,9 @@ type API struct {
 	notifier    Notifier
 	subject     func() string
 
+	backup    func(context.Context) (Backup, error)
+	backingUp atomic.Bool // one at a time
+
 	certificates func() []byte
 	decoding     chan struct{} // holds a value while a PKCS #12 file is read
 
@@ -176,7 +181,7 @@ func New(o Options) (*API, error) {
 		store: o.Store, queue: o.Queue, version: o.Version, description: describe(o.Version),
 		checkURL: o.CheckURL, changed: o.Changed, operational: o.Operational, status: o.Status, ready: o.Ready,
 		logger: o.Logger, gatherer: o.Gatherer, now: o.Now,
-		certificates: o.Certificates, decoding: make(chan struct{}, 1), origin: o.Origin, notifier: o.Notifier, subject: o.Subject,
+		certificates: o.Certificates, decoding: make(chan struct{}, 1), origin: o.Origin, notifier: o.Notifier, subject: o.Subject, backup: o.Backup,
 		outage: rate.Sometimes{Interval: time.Second},
 	}
 	a.settings.Store(s)
@@ -200,6 +205,9 @@ func New(o Options) (*API, error) {
 	}
 	if a.subject == nil {
 		a.subject = func() string { return "" }
+	}
+	if a.backup == nil {
+		a.backup = noBackup
 	}
 	if a.certificates == nil {
 		a.certificates = func() []byte { return nil }

@@ -140,6 +140,7 @@ func (a *API) routes() []route {
 			{method: get, scopes: readDevices, do: a.readDevice},
 			{method: del, scopes: devices, do: a.deleteDevice},
 		}},
+		{"/admin/backup", []*endpoint{{method: get, scopes: admin, do: a.readBackup}}},
 		{"/certificates/default", []*endpoint{{method: get, open: true, do: a.readCertificates}}},
 		{"/openapi.json", []*endpoint{{method: get, open: true, do: a.readOpenAPI}}},
 		{"/events", []*endpoint{

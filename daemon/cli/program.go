@@ -41,6 +41,7 @@ type Commands struct {
 	Device         Device         `cmd:"" help:"Device tokens of contacts."`
 	Contact        Contact        `cmd:"" help:"Contacts: people with devices."`
 	Message        Message        `cmd:"" help:"Send notifications, and see where they are."`
+	Backup         Backup         `cmd:"" help:"Make a backup of the running daemon's data."`
 	Completion     Completion     `cmd:"" help:"Print the completion script of a shell."`
 	Man            Man            `cmd:"" help:"Print the manual page."`
 	Version        VersionCommand `cmd:"" help:"Print the version."`

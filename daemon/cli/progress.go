@@ -42,3 +42,59 @@ func (p *progress) end() {
 		_, _ = io.WriteString(p.w, "\r\x1b[K")
 	}
 }
+
+// Progress shows how far a long work is, as a bar in one line that is rewritten in place, on terminals only. What is written to it counts.
+type Progress struct {
+	w           io.Writer // nil: not a terminal
+	what        string
+	total, done int64
+	next        time.Time
+}
+
+// NewProgress returns a Progress that shows itself on w when that is a terminal. A total of 0 or less is not known.
+func NewProgress(w io.Writer, what string, total int64) *Progress {
+	p := &Progress{what: what, total: total}
+	if Terminal(w) {
+		p.w = w
+	}
+	return p
+}
+
+// Write implements io.Writer and never fails.
+func (p *Progress) Write(b []byte) (int, error) {
+	p.done += int64(len(b))
+	if now := time.Now(); p.w != nil && now.After(p.next) {
+		p.next = now.Add(100 * time.Millisecond)
+		_, _ = io.WriteString(p.w, "\r\x1b[K"+p.line())
+	}
+	return len(b), nil
+}
+
+func (p *Progress) line() string {
+	if p.total <= 0 {
+		return p.what + "  " + Size(p.done)
+	}
+	const width = 30
+	full := int(min(p.done, p.total) * width / p.total)
+	return fmt.Sprintf("%s  [%s%s] %d %%  %s of %s", p.what, strings.Repeat("#", full), strings.Repeat(".", width-full),
+		min(p.done, p.total)*100/p.total, Size(p.done), Size(p.total))
+}
+
+// End takes the line away.
+func (p *Progress) End() {
+	if p.w != nil {
+		_, _ = io.WriteString(p.w, "\r\x1b[K")
+	}
+}
+
+// Size prints a number of bytes for people.
+func Size(n int64) string {
+	if n < 1<<10 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	v, unit := float64(n), 0
+	for v >= 1024 && unit < 4 {
+		v, unit = v/1024, unit+1
+	}
+	return fmt.Sprintf("%.1f %ciB", v, " KMGT"[unit])
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -96,6 +97,20 @@ func TestCalls(t *testing.T) {
 		answer string
 		result any
 	}{
+		{
+			"backup",
+			func(c *Client) (any, error) {
+				body, size, err := c.Backup(ctx)
+				if err != nil {
+					return nil, err
+				}
+				text, err := io.ReadAll(body)
+				return fmt.Sprintf("%s (%d)", text, size), errors.Join(err, body.Close())
+			},
+			seen{"GET", "/admin/backup", "", "", ""},
+			"all of it",
+			"all of it (9)",
+		},
 		{
 			"create account",
 			func(c *Client) (any, error) { return c.CreateAccount(ctx, "a1", "<One>") },

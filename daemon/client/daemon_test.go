@@ -116,6 +116,18 @@ func TestRealDaemon(t *testing.T) {
 		t.Error("the metrics are not Herald's")
 	}
 
+	// Backup.
+	body, size, err := admin.Backup(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := must[[]byte](t)(io.ReadAll(body)); int64(len(b)) != size || !bytes.HasPrefix(b, []byte("manifest.json")) {
+		t.Errorf("a backup of %d bytes has %d", size, len(b))
+	}
+	if err := body.Close(); err != nil {
+		t.Error(err)
+	}
+
 	// Accounts.
 	if a := must[client.Account](t)(admin.CreateAccount(ctx, "acme", "Acme <1>")); a.Name != "Acme <1>" || a.CreatedAt.IsZero() {
 		t.Errorf("created %+v", a)

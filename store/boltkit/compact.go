@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,9 @@ const compactSuffix = ".compact"
 
 // compactBytes is how many bytes of keys and values one transaction of a compaction writes: what it holds in memory.
 const compactBytes = 4 << 20
+
+// tidyBytes is the size from which on a file is compacted at the start.
+const tidyBytes = 64 << 20
 
 // Usage is what a file takes on the disk, and how much of that holds nothing, in bytes.
 type Usage struct{ Bytes, Free int64 }
@@ -153,6 +157,21 @@ func finish(path string, size int64) error {
 		return err
 	}
 	return errors.Join(f.Truncate(max(size, 4*pageSize)), f.Sync(), f.Close())
+}
+
+// Tidy compacts a file when more than half of it holds nothing and it is large enough to be worth it. What stands in the way is
+// logged and is no reason not to start: opening the file says what is wrong with it.
+func Tidy(ctx context.Context, path string, logger *slog.Logger) {
+	u, err := UsageOf(path)
+	if err != nil || u.Bytes <= tidyBytes || u.Free*2 <= u.Bytes {
+		return
+	}
+	before, after, err := Compact(ctx, path)
+	if err != nil {
+		logger.Warn("file not compacted", "file", filepath.Base(path), "error", err)
+		return
+	}
+	logger.Info("file compacted", "file", filepath.Base(path), "bytes_before", before.Bytes, "bytes_after", after)
 }
 
 // compaction copies buckets in transactions of a bounded size.

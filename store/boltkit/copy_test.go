@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -161,6 +162,58 @@ func TestCompactRefuses(t *testing.T) {
 		t.Errorf("damaged: %v", err)
 	}
 	same("damaged")
+}
+
+// A file is compacted at the start when more than half of a large one is free, and never otherwise.
+func TestTidy(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		values, removed int // of 1 MiB
+		want            string
+	}{
+		"half empty and large": {70, 60, "file compacted"},
+		"small":                {10, 10, ""},
+		"full":                 {70, 10, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "x.db")
+			d, err := Open(Options{Path: path, Name: "test", Version: 1, Init: func(tx *bolt.Tx) error {
+				_, err := tx.CreateBucket([]byte("b"))
+				return err
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range c.values + c.removed {
+				err := d.Update(func(tx *bolt.Tx) error {
+					if i >= c.values {
+						return tx.Bucket([]byte("b")).Delete(fmt.Appendf(nil, "%03d", i-c.values))
+					}
+					return tx.Bucket([]byte("b")).Put(fmt.Appendf(nil, "%03d", i), bytes.Repeat([]byte("x"), 1<<20))
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			before, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var log bytes.Buffer
+			Tidy(t.Context(), path, slog.New(slog.NewTextHandler(&log, nil)))
+			after, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if done := after.Size() < before.Size()/2; done != (c.want != "") || !strings.Contains(log.String(), c.want) || c.want == "" && log.Len() > 0 {
+				t.Errorf("from %d to %d bytes: %s", before.Size(), after.Size(), log.String())
+			}
+		})
+	}
 }
 
 // A file that is replaced while someone waits for its lock is not used by the one who waited.

@@ -29,6 +29,9 @@ const freelistLimit = 4096
 // copies it. It costs no memory.
 const AddressSpace = min(64<<30, math.MaxInt/8) // the second on machines of 32 bits
 
+// verifyBytes is the size up to which every page of a file is looked at when it is opened: some 50 milliseconds.
+const verifyBytes = 64 << 20
+
 // lockTimeout is how long Open waits for a file another process holds: long enough for one that
 // is just ending.
 const lockTimeout = time.Second
@@ -108,8 +111,8 @@ func Open(o Options) (*DB, error) {
 		return nil, err
 	}
 	// bbolt trusts what it reads here. Where the free pages were not written it reads every page, in a goroutine of its own, whose
-	// panic nobody could recover: so all are looked at before.
-	if err := verify(context.Background(), f, m, m.freelist == noFreelist); err != nil {
+	// panic nobody could recover: so all are looked at before. So are those of a file that is read in no time.
+	if err := verify(context.Background(), f, m, m.freelist == noFreelist || m.size() <= verifyBytes); err != nil {
 		return nil, errors.Join(fmt.Errorf("open %s: %w; restore it from a backup", o.Path, err), f.Close())
 	}
 	// Left behind by a compaction that was cut off; whoever holds the lock may remove it.
