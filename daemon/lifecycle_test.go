@@ -187,6 +187,20 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	}
 }
 
+// Code 2 is for what a new start does not mend. What a new start may mend must not end with it, as Go programs do by themselves.
+func TestAbortDoesNotLookLikeWrongUsage(t *testing.T) {
+	t.Parallel()
+	dir, address := t.TempDir(), freeAddress(t)
+	c, _ := spawnReady(t, configFile(t, dir, address), address)
+	c.signal(syscall.SIGABRT)
+	if code := c.exit(); code != -1 {
+		t.Errorf("exited with %d, want the end by the signal", code)
+	}
+	if out := c.out.String(); !strings.Contains(out, "goroutine") {
+		t.Errorf("it does not say where it was:\n%s", tail(out, 600))
+	}
+}
+
 func TestSIGHUPReloadsOrRefuses(t *testing.T) {
 	t.Parallel()
 	dir, address := t.TempDir(), freeAddress(t)

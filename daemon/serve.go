@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,6 +42,9 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	if err != nil {
 		return &ExitError{ExitUsage, err}
 	}
+	// A panic, and the SIGABRT of a watchdog, would end a Go program with code 2, which tells a supervisor not to start it
+	// again. So they end it by the signal.
+	debug.SetTraceback("crash")
 	idle := make([]byte, ballast)
 	defer runtime.KeepAlive(idle)
 	level := new(slog.LevelVar)
