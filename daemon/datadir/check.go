@@ -86,7 +86,7 @@ func judge(ctx context.Context, path, keyFile string) (err error) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(q.Check(ctx), q.Close())
+		return errors.Join(q.CheckFile(ctx), q.Close())
 	}
 	key, err := boltstore.KeyFor(keyFile, path)
 	if err != nil {

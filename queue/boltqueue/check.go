@@ -15,12 +15,15 @@ import (
 // maxFindings bounds what one Check reports.
 const maxFindings = 100
 
-// Check implements queue.Queue. Commits wait while it reads. It works without Run, too, before which it changes nothing.
+// CheckFile is Check before Run: it reads all there is and changes nothing.
+func (q *Queue) CheckFile(ctx context.Context) error {
+	c := checker{q: q, ctx: ctx}
+	return errors.Join(q.db.View(c.run), q.db.Check(ctx))
+}
+
+// Check implements queue.Queue. Commits wait while it reads.
 func (q *Queue) Check(ctx context.Context) error {
 	c := checker{q: q, ctx: ctx}
-	if !q.ran.Load() {
-		return errors.Join(q.db.View(c.run), q.db.Check(ctx))
-	}
 	err := q.do(ctx, &operation{write: func(*bolt.Tx, *stage) error {
 		// Within the writer's turn memory and the last commit agree; what this commit is about to write is not
 		// part of the transaction opened here.
