@@ -78,9 +78,13 @@ func (a *API) registerDevice(c *call) error {
 	f := object(n, "", &fs)
 	d := store.Device{AccountID: c.account.ID, DeviceToken: store.DeviceToken{Platform: p}}
 	contact := f.called(contactName, contactAlias)
-	var unusable error
-	if d.Contact = f.needed(contact, nil); f.has(contact) {
-		unusable = store.CheckContact(d.Contact)
+	d.Contact = f.needed(contact, nil)
+	if err := store.CheckContact(d.Contact); err != nil && len(fs.list) == 0 {
+		fs.add(contact, "%s", err.Error())
+	}
+	published := "" // what the detail begins with
+	if len(fs.list) > 0 {
+		published = noContact
 	}
 	d.ImplementationID = f.needed("implementationId", checkNotBlank)
 	token := a.readToken(f, p)
@@ -88,12 +92,8 @@ func (a *API) registerDevice(c *call) error {
 	d.Locale = f.checked("locale", checkLocale)
 	d.AppVersion, _ = f.label("appVersion")
 	f.end("")
-	if err := fs.err(); err != nil {
-		return err
-	}
-	if unusable != nil {
-		fs.add(contact, "%s", unusable.Error())
-		return refusedRegistration(&fs, noContact, "")
+	if len(fs.list) > 0 {
+		return refusedRegistration(&fs, published, "")
 	}
 	i, err := a.store.Implementation(c.r.Context(), c.account.ID, d.ImplementationID)
 	if errors.Is(err, store.ErrNotFound) {
@@ -107,8 +107,8 @@ func (a *API) registerDevice(c *call) error {
 		fs.add("implementationId", "must be one that has credentials for %s; %s has none", p, show(i.ID))
 		return refusedRegistration(&fs, noDeviceConfig, "they are set with PATCH /implementations/{id}")
 	}
-	if token.check(i); fs.err() != nil {
-		return fs.err()
+	if token.check(i); len(fs.list) > 0 {
+		return refusedRegistration(&fs, "", "")
 	}
 	d.DeviceToken = token.device
 	if i.Provider(p, token.device.Kind) == store.ProviderAPNs {
@@ -125,10 +125,12 @@ func (a *API) registerDevice(c *call) error {
 	return c.answer(http.StatusOK, map[string]string{contact: d.Contact})
 }
 
-// refusedRegistration is a refusal whose title and the beginning of whose detail are published.
+// refusedRegistration is a refusal whose title is published, and the beginning of whose detail where there is one for it.
 func refusedRegistration(fs *faults, published, advice string) *problem {
 	p := fs.problem(notRegistered)
-	p.detail = published + ": " + p.detail
+	if published != "" {
+		p.detail = published + ": " + p.detail
+	}
 	if advice != "" {
 		p.detail += "; " + advice
 	}
