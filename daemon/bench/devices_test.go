@@ -237,6 +237,9 @@ func (s *standIn) reach(ctx context.Context, m *standInMessage) (r sender.Result
 }
 
 func TestRunDevices(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts daemons and providers, and takes long")
+	}
 	t.Parallel()
 	for name, args := range map[string][]string{
 		"plain":  {"--devices", "20"},
@@ -287,6 +290,9 @@ func TestRunDevices(t *testing.T) {
 }
 
 func TestRunDevicesFindsFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts daemons and providers, and takes long")
+	}
 	t.Parallel()
 	for _, test := range []struct {
 		fault string

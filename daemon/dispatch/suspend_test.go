@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,11 +23,13 @@ func ofDevices(sub *store.Subscription) {
 // provider answers with what it is set to.
 type provider struct {
 	calls
-	out queue.Outcome
+	out atomic.Pointer[queue.Outcome]
 }
 
+func (p *provider) answer(out queue.Outcome) { p.out.Store(&out) }
+
 func (p *provider) send(ctx context.Context, sub *store.Subscription, push queue.Push) queue.Outcome {
-	return p.wrap(func(context.Context, *store.Subscription, queue.Push) queue.Outcome { return p.out })(ctx, sub, push)
+	return p.wrap(func(context.Context, *store.Subscription, queue.Push) queue.Outcome { return *p.out.Load() })(ctx, sub, push)
 }
 
 var refusedKey = queue.Outcome{Class: queue.ClassMisconfigured, Status: 403, Error: "InvalidProviderToken"}
@@ -38,7 +41,7 @@ func TestSuspension(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	var f provider
 	var p press
-	f.out = refusedKey
+	f.answer(refusedKey)
 	o := Options{Sender: sendFunc(f.send), Publish: p.publish, Registerer: reg, Defaults: Defaults{Schedule: mustSchedule(t, "5s")}}
 	inBubble(t, o, func(t *testing.T, b *bench) {
 		f.start = time.Now()
@@ -73,7 +76,7 @@ func TestSuspension(t *testing.T) {
 		if s := b.Status(lane); s.Breaker != BreakerOpen || s.Failures != 13 {
 			t.Errorf("status %+v", s)
 		}
-		f.out = queue.Outcome{Class: queue.ClassDelivered, Status: 200}
+		f.answer(queue.Outcome{Class: queue.ClassDelivered, Status: 200})
 		time.Sleep(16 * time.Minute)
 		synctest.Wait()
 		b.q.done(t, 30)
@@ -95,7 +98,7 @@ func TestSuspension(t *testing.T) {
 func TestSuspensionEndsWithOtherCredentials(t *testing.T) {
 	t.Parallel()
 	var f provider
-	f.out = refusedKey
+	f.answer(refusedKey)
 	inBubble(t, Options{Sender: sendFunc(f.send)}, func(t *testing.T, b *bench) {
 		lane := nth(byte(store.LaneAndroid))
 		b.subscribe(lane, ofDevices, func(s *store.Subscription) {
@@ -106,7 +109,7 @@ func TestSuspensionEndsWithOtherCredentials(t *testing.T) {
 		if got := len(f.times()); got != 0 {
 			t.Fatalf("%d attempts after a start while suspended", got)
 		}
-		f.out = queue.Outcome{Class: queue.ClassDelivered}
+		f.answer(queue.Outcome{Class: queue.ClassDelivered})
 		b.change(lane, func(s *store.Subscription) { s.Health = store.Health{} })
 		synctest.Wait()
 		b.q.done(t, 3)
@@ -125,7 +128,7 @@ func TestInnocentOutcomes(t *testing.T) {
 		"dead":      {Class: queue.ClassGone, Status: 410, Reason: "unregistered"},
 		"refused":   {Class: queue.ClassRejected, Status: 400},
 	} {
-		f.out = out
+		f.answer(out)
 		inBubble(t, Options{Sender: sendFunc(f.send), Defaults: Defaults{Schedule: mustSchedule(t, "5s,5s")}}, func(t *testing.T, b *bench) {
 			lane := nth(byte(store.LaneAndroid))
 			b.subscribe(lane, ofDevices)
@@ -159,7 +162,7 @@ func TestInnocentOutcomes(t *testing.T) {
 func TestSettling(t *testing.T) {
 	t.Parallel()
 	var f provider
-	f.out = queue.Outcome{Class: queue.ClassDelivered}
+	f.answer(queue.Outcome{Class: queue.ClassDelivered})
 	heard := 0
 	var b *bench
 	o := Options{Sender: sendFunc(f.send), Settling: func(_ context.Context, sub *store.Subscription, e *queue.Event, s *queue.Settlement, out *queue.Outcome) {
@@ -192,7 +195,7 @@ func TestSettling(t *testing.T) {
 func TestProviderPause(t *testing.T) {
 	t.Parallel()
 	var f provider
-	f.out = queue.Outcome{Class: queue.ClassRetry, Status: 429, RetryAfter: 10 * time.Minute}
+	f.answer(queue.Outcome{Class: queue.ClassRetry, Status: 429, RetryAfter: 10 * time.Minute})
 	inBubble(t, Options{Sender: sendFunc(f.send), Defaults: Defaults{Schedule: mustSchedule(t, "5s,5s,5s")}}, func(t *testing.T, b *bench) {
 		lane := nth(byte(store.LaneAndroid))
 		b.subscribe(lane, ofDevices)
@@ -207,7 +210,7 @@ func TestProviderPause(t *testing.T) {
 		if got := len(f.times()); got != 1 {
 			t.Fatalf("%d attempts in the pause", got)
 		}
-		f.out = queue.Outcome{Class: queue.ClassDelivered}
+		f.answer(queue.Outcome{Class: queue.ClassDelivered})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		b.q.done(t, 10)
@@ -218,8 +221,9 @@ func TestProviderPause(t *testing.T) {
 func TestDoubtfulSuspension(t *testing.T) {
 	t.Parallel()
 	var f provider
-	f.out = refusedKey
-	f.out.Wait = 30 * time.Second
+	doubtful := refusedKey
+	doubtful.Wait = 30 * time.Second
+	f.answer(doubtful)
 	inBubble(t, Options{Sender: sendFunc(f.send)}, func(t *testing.T, b *bench) {
 		lane := nth(byte(store.LaneWebFCM))
 		b.subscribe(lane, ofDevices)
@@ -230,7 +234,7 @@ func TestDoubtfulSuspension(t *testing.T) {
 		if got := len(f.times()); got != 1 {
 			t.Fatalf("%d attempts", got)
 		}
-		f.out = queue.Outcome{Class: queue.ClassDelivered}
+		f.answer(queue.Outcome{Class: queue.ClassDelivered})
 		time.Sleep(time.Second)
 		synctest.Wait()
 		b.q.done(t, 10)

@@ -292,10 +292,10 @@ func TestStatusCallbacks(t *testing.T) {
 			return taken(a)
 		})
 		const url = "https://shop.example.com/status?key=secret"
-		h.fake.callback = func(push) queue.Outcome { return queue.Outcome{Class: queue.ClassRetry, Status: 500} }
+		h.fake.receiveWith(func(push) queue.Outcome { return queue.Outcome{Class: queue.ClassRetry, Status: 500} })
 		id := h.send(t, func(m *store.Message) { m.Contact, m.CallbackURL = "ann", url })
 		h.restart(t)
-		h.fake.callback = nil
+		h.fake.receiveWith(nil)
 		time.Sleep(time.Minute)
 		settle()
 		got := map[string]int{}

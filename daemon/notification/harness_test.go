@@ -144,6 +144,13 @@ func (p *providers) Forget(owner string) {
 	p.forgot = append(p.forgot, owner)
 }
 
+// receiveWith sets what callbacks answer.
+func (p *providers) receiveWith(f func(push) queue.Outcome) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.callback = f
+}
+
 type fakeWebhook struct{ *providers }
 
 func (f fakeWebhook) Send(_ context.Context, sub *store.Subscription, p queue.Push) queue.Outcome {
