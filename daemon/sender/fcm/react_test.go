@@ -143,13 +143,15 @@ func FuzzJudge(f *testing.F) {
 		f.Add(b.Status, "10", []byte(b.Body))
 	}
 	f.Add(200, "", []byte(`{"name":"projects/p/messages/1"}`))
+	f.Add(200, "", []byte(`<html>`))
 	f.Add(404, "Sun, 22 Nov 2026 12:00:30 GMT", []byte(`{"error":{"details":[null,{"errorCode":"UNREGISTERED"}]}}`))
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, status int, after string, body []byte) {
 		r, refused := judge(status, http.Header{"Retry-After": {after}}, body, "p", now)
 		ok := r.Class == queue.ClassDelivered
+		text := strings.TrimSpace(string(body)) // an object, or cut off before it began
 		switch {
-		case ok != (status >= 200 && status <= 299), ok != (r.Error == ""), ok != (r.Device == sender.DeviceSeen):
+		case ok != (status >= 200 && status <= 299 && (text == "" || text[0] == '{')), ok != (r.Error == ""), ok != (r.Device == sender.DeviceSeen):
 			t.Error("success is not where it belongs")
 		case r.RetryAfter < 0 || r.RetryAfter > sender.MaxRetryAfter || r.Wait < 0 || r.Wait > sender.MaxRetryAfter:
 			t.Error("a wait out of bounds")
