@@ -104,13 +104,9 @@ func (p *subscriptionInput) ownCertificate(n *node) {
 		f.fault("pkcs12", "is needed: a PKCS #12 file in base64; \"clientCertificate\": null removes the one that is set")
 		return
 	}
-	// A change reads the body twice, the second time within the step of the store, which must not be kept waiting.
-	made, _ := n.costly.(*decoded)
-	if made == nil && p.decode != nil {
-		made, p.refusal = p.decode(text, password)
-		n.costly = made
-	}
+	made, refusal := n.decodedOnce(p.decode, text, password)
 	if made == nil {
+		p.refusal = refusal
 		return
 	}
 	if made.fault != "" {
@@ -124,6 +120,17 @@ func (p *subscriptionInput) ownCertificate(n *node) {
 type decoded struct {
 	certificate  store.ClientCertificate
 	field, fault string
+}
+
+// decodedOnce returns the PKCS #12 file in the value, or why it cannot be read now. A change reads the body twice, the second time within the step
+// of the store, which must not be kept waiting: then decode is nil, and what was made at the first reading is there.
+func (n *node) decodedOnce(decode func(text, password string) (*decoded, *problem), text, password string) (made *decoded, refusal *problem) {
+	made, _ = n.costly.(*decoded)
+	if made == nil && decode != nil {
+		made, refusal = decode(text, password)
+		n.costly = made
+	}
+	return made, refusal
 }
 
 // decodingPatience is how long a file waits for those before it.

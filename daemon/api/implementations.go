@@ -588,13 +588,9 @@ func (p *implementationInput) apns(f *fields, before *store.APNs) *store.APNs {
 
 func (p *implementationInput) apnsCertificate(f *fields, next *store.APNs, text, password string) {
 	n := f.value("certificate")
-	// A change reads the body twice, the second time within the step of the store, which must not be kept waiting.
-	made, _ := n.costly.(*decoded)
-	if made == nil && p.decode != nil {
-		made, p.refusal = p.decode(text, password)
-		n.costly = made
-	}
+	made, refusal := n.decodedOnce(p.decode, text, password)
 	if made == nil {
+		p.refusal = refusal
 		return
 	}
 	if made.fault != "" {
@@ -747,11 +743,8 @@ func (p *implementationInput) statusSecret() {
 // allLanes are the lanes of an implementation.
 func allLanes(i *store.Implementation) []store.SubscriptionID {
 	var lanes []store.SubscriptionID
-	for _, k := range store.LaneKinds() {
-		lanes = append(lanes, i.Lane(k))
-	}
-	for _, origin := range i.StatusOrigins {
-		lanes = append(lanes, i.StatusLane(origin))
+	for _, lane := range i.Lanes() {
+		lanes = append(lanes, lane.ID)
 	}
 	return lanes
 }

@@ -26,15 +26,22 @@ func (p *progress) draw(read int64, done int) {
 	}
 	p.last = now
 	rate := float64(done) / max(now.Sub(p.began).Seconds(), 0.001)
-	const width = 30
-	bar := ""
+	shown := ""
 	if p.total > 0 {
-		full := int(min(read, p.total) * width / p.total)
-		bar = fmt.Sprintf("[%s%s] %3d%%  ", strings.Repeat("#", full), strings.Repeat(".", width-full), min(read, p.total)*100/p.total)
+		shown = fmt.Sprintf("%s %3d%%  ", bar(read, p.total), percent(read, p.total))
 	}
 	// A bar that cannot be written is no reason to stop.
-	_, _ = fmt.Fprintf(p.w, "\r%s%d %s, %.0f a second\x1b[K", bar, done, p.unit, rate)
+	_, _ = fmt.Fprintf(p.w, "\r%s%d %s, %.0f a second\x1b[K", shown, done, p.unit, rate)
 }
+
+// bar is how much of the total is done, as a picture.
+func bar(done, total int64) string {
+	const width = 30
+	full := int(min(done, total) * width / total)
+	return "[" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + "]"
+}
+
+func percent(done, total int64) int64 { return min(done, total) * 100 / total }
 
 // end takes the bar away.
 func (p *progress) end() {
@@ -74,10 +81,7 @@ func (p *Progress) line() string {
 	if p.total <= 0 {
 		return p.what + "  " + Size(p.done)
 	}
-	const width = 30
-	full := int(min(p.done, p.total) * width / p.total)
-	return fmt.Sprintf("%s  [%s%s] %d %%  %s of %s", p.what, strings.Repeat("#", full), strings.Repeat(".", width-full),
-		min(p.done, p.total)*100/p.total, Size(p.done), Size(p.total))
+	return fmt.Sprintf("%s  %s %d %%  %s of %s", p.what, bar(p.done, p.total), percent(p.done, p.total), Size(p.done), Size(p.total))
 }
 
 // End takes the line away.

@@ -86,20 +86,25 @@ func (d *Dispatcher) judge(j *job, out *queue.Outcome, now time.Time) (disable s
 // slowAfter is from when on a success counts as slow for share.
 const slowAfter = time.Second
 
-// failure counts a failed push: it opens the breaker, or puts the next probe off, and says whether that was
-// one too many. The caller holds mu.
-func (d *Dispatcher) failure(l *lane, probe bool, retryAfter time.Duration, now time.Time) (disable string) {
-	t := l.trouble
-	if t == nil {
-		t = d.newTrouble()
-		l.trouble = t
+// troubled counts a failed push in the trouble of its lane, which begins with the first. The caller holds mu.
+func (d *Dispatcher) troubled(l *lane, now time.Time) *trouble {
+	if l.trouble == nil {
+		l.trouble = d.newTrouble()
 	}
-	h := &t.health
+	h := &l.trouble.health
 	h.failures++
 	if h.failingSince == 0 {
 		h.failingSince = now.UnixMilli()
 		d.setWarnAt(l, now)
 	}
+	return l.trouble
+}
+
+// failure counts a failed push: it opens the breaker, or puts the next probe off, and says whether that was
+// one too many. The caller holds mu.
+func (d *Dispatcher) failure(l *lane, probe bool, retryAfter time.Duration, now time.Time) (disable string) {
+	t := d.troubled(l, now)
+	h := &t.health
 	switch {
 	case t.open() && probe:
 		h.probes++

@@ -16,16 +16,8 @@ const suspendedProbe = 15 * time.Minute
 // bar suspends a platform whose provider does not take the credentials: its breaker opens at once, and stays so until a probe
 // succeeds or the credentials are changed. What is queued waits. wait is until the next probe, 0 for suspendedProbe. The caller holds mu.
 func (d *Dispatcher) bar(l *lane, probe bool, why string, wait time.Duration, now time.Time) {
-	t := l.trouble
-	if t == nil {
-		t = d.newTrouble()
-		l.trouble = t
-	}
+	t := d.troubled(l, now)
 	h := &t.health
-	h.failures++
-	if h.failingSince == 0 {
-		h.failingSince = now.UnixMilli()
-	}
 	first := h.suspended == ""
 	switch {
 	case first:

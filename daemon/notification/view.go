@@ -136,7 +136,7 @@ func (n *Notifier) fill(ctx context.Context, accountID string, v *store.MessageV
 			var events []*queue.Event
 			for i, d := range ds {
 				if at+i < skip || len(v.Devices) == limit {
-					n.count(v, statusOf(d.State), d.Reason, now)
+					count(v, statusOf(d.State), d.Reason, now)
 					continue
 				}
 				if events == nil {
@@ -148,7 +148,7 @@ func (n *Notifier) fill(ctx context.Context, accountID string, v *store.MessageV
 				if err != nil {
 					return err
 				}
-				n.count(v, device.Status, device.Reason, now)
+				count(v, device.Status, device.Reason, now)
 				if device.At.After(reached) {
 					reached = device.At
 				}
@@ -186,7 +186,7 @@ func statusOf(s queue.State) store.MessageStatus {
 }
 
 // count takes a device into the counts of its message. What waits beyond the time to live has failed, though nobody has looked.
-func (n *Notifier) count(v *store.MessageView, status store.MessageStatus, reason string, now time.Time) {
+func count(v *store.MessageView, status store.MessageStatus, reason string, now time.Time) {
 	if status == store.MessageQueued && now.After(v.ExpiresAt.Add(nowOrNever)) {
 		status, reason = store.MessageFailed, queue.ReasonExpired
 	}
