@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -53,6 +54,13 @@ type Options struct {
 	// Announce gets the few lines meant for the person who starts Herald: the addresses and, at the
 	// first start, the admin token. Nil discards them.
 	Announce io.Writer
+	// Listeners are where the API is served, bound by whoever hands them over; Run closes them. Without any
+	// New binds listen.address.
+	Listeners []net.Listener
+	// Notify tells the service manager what becomes of the daemon, in the words of sd_notify(3); may be nil.
+	Notify func(state string) error
+	// Watchdog is how long the service manager waits for a sign of life; 0 when it wants none.
+	Watchdog time.Duration
 }
 
 // Daemon is one running Herald.
@@ -83,6 +91,8 @@ type server struct {
 	name     string
 	http     *http.Server
 	listener net.Listener
+	owed     *owed         // of a listener that is handed over, else nil
+	ended    chan struct{} // closed when nothing is accepted any more
 }
 
 // The phases of a daemon's life, for readiness.

@@ -41,13 +41,18 @@ func NewServer(h http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
-// listenTCP binds an address and wraps it in TLS when a certificate is configured.
-func listenTCP(ctx context.Context, address string, t config.TLS) (net.Listener, error) {
+// listenTCP binds an address.
+func listenTCP(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
+	return l, nil
+}
+
+// withTLS wraps a listener in TLS when a certificate is configured, and closes it when that does not load.
+func withTLS(l net.Listener, t config.TLS) (net.Listener, error) {
 	if t.Cert == "" {
 		return l, nil
 	}

@@ -19,12 +19,30 @@ import (
 // listen binds every address, so that a taken port is found before anything is promised.
 func (d *Daemon) listen(ctx context.Context) error {
 	c := d.o.Config
-	l, err := listenTCP(ctx, c.Listen.Address, c.Listen.TLS)
-	if err != nil {
-		return err
+	listeners := d.o.Listeners
+	if len(listeners) == 0 {
+		l, err := listenTCP(ctx, c.Listen.Address)
+		if err != nil {
+			return err
+		}
+		listeners = []net.Listener{l}
+	} else if bound := listeners[0].Addr().String(); bound != c.Listen.Address {
+		d.logger.Warn("listen.address is not used: the service manager hands over another socket",
+			"configured", c.Listen.Address, "address", bound)
 	}
-	d.addr = l.Addr()
-	d.serve("api", l, d.api.Handler())
+	d.addr = listeners[0].Addr()
+	for _, l := range listeners {
+		secured, err := withTLS(l, c.Listen.TLS)
+		if err != nil {
+			return err
+		}
+		d.serve("api", secured, d.api.Handler())
+		if len(d.o.Listeners) > 0 {
+			s := &d.servers[len(d.servers)-1]
+			s.owed = &owed{conns: map[net.Conn]struct{}{}}
+			s.http.ConnState = s.owed.note
+		}
+	}
 	socket, err := listenSocket(ctx, c.SocketPath(d.o.Environ), d.logger)
 	if err != nil {
 		return err
@@ -33,18 +51,21 @@ func (d *Daemon) listen(ctx context.Context) error {
 	if c.Admin.Address == "" {
 		return nil
 	}
-	a, err := listenTCP(ctx, c.Admin.Address, c.Listen.TLS)
+	a, err := listenTCP(ctx, c.Admin.Address)
+	if err == nil {
+		d.adminAddr = a.Addr()
+		a, err = withTLS(a, c.Listen.TLS)
+	}
 	if err != nil {
 		return err
 	}
-	d.adminAddr = a.Addr()
 	d.serve("admin", a, adminHandler(d.api))
 	return nil
 }
 
 // serve registers a server; Run starts it.
 func (d *Daemon) serve(name string, l net.Listener, h http.Handler) {
-	d.servers = append(d.servers, server{name, NewServer(h, d.logger), l})
+	d.servers = append(d.servers, server{name: name, http: NewServer(h, d.logger), listener: l, ended: make(chan struct{})})
 	d.closers = append(d.closers, func() error {
 		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
 			return err
@@ -87,44 +108,55 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.Close()) }()
 
 	// Each part has a context of its own, ended in the order of the drain, and reports its end here.
-	failed := make(chan error, 6+len(d.servers))
+	failed := make(chan error, 7+len(d.servers))
 	engines := newPart(failed)
 	engines.start("store", d.store.Run)
 	engines.start("queue", d.queue.Run)
 	engines.start("identity", d.identity.Run)
+	watchdog := newPart(failed)
 	dispatcher := newPart(failed)
 	servers := newPart(failed)
 	stopServers := func() {}
 
 	err = d.prepare(ctx)
 	if err == nil {
+		d.phase.Store(serving) // before the first request is taken
 		dispatcher.start("dispatcher", d.dispatcher.Run)
 		dispatcher.start("handshake", d.handshake.Run)
 		dispatcher.start("notification", d.notifier.Run)
 		for _, s := range d.servers {
 			servers.start(s.name, func(context.Context) error {
-				if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+				defer close(s.ended)
+				if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 					return fmt.Errorf("serve %s: %w", s.name, err)
 				}
 				return nil
 			})
 		}
 		stopServers = d.shutdownServers
-		d.phase.Store(serving)
 		d.announce()
+		d.notifyReady("")
+		if d.o.Watchdog > 0 {
+			watchdog.start("watchdog", d.watch)
+		}
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
 		}
 	}
 
-	d.phase.Store(draining)
 	if err == nil {
 		d.logger.Info("shutting down")
 	}
+	d.notifyStopping()
+	if d.phase.Load() == serving && err == nil {
+		d.handBack()
+	}
+	d.phase.Store(draining)
 	stopServers()
 	servers.stop()
 	dispatcher.stop()
+	watchdog.stop()
 	engines.stop()
 	close(failed)
 	for e := range failed {

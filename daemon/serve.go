@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+
 	"herald/daemon/config"
 )
 
@@ -67,8 +69,17 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
+	listeners, err := handedOver()
+	if err != nil {
+		return err
+	}
+	watchdog, err := systemd.SdWatchdogEnabled(false)
+	if err != nil {
+		return fmt.Errorf("the watchdog of the service manager: %w", err)
+	}
 	d, err := New(ctx, Options{
 		Config: c, Environ: os.Environ(), Version: o.Version, Logger: logger, Level: level, Announce: o.Stdout,
+		Listeners: listeners, Notify: notifySystemd, Watchdog: watchdog,
 	})
 	if err != nil {
 		return err
@@ -130,11 +141,14 @@ func newLogger(format string, level slog.Leveler, w io.Writer) *slog.Logger {
 // that changes something only a restart can change, is refused with the reason in the log, and
 // everything stays as it was.
 func (d *Daemon) Reload(path string, environ []string) {
+	d.notifyReloading()
 	if err := d.tryReload(path, environ); err != nil {
 		d.logger.Error("reload refused, nothing has changed", "reason", err)
+		d.notifyReady("; the last reload was refused, the log says why")
 		return
 	}
 	d.logger.Info("configuration reloaded")
+	d.notifyReady("")
 }
 
 func (d *Daemon) tryReload(path string, environ []string) error {

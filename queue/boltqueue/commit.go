@@ -59,6 +59,17 @@ func (q *Queue) do(ctx context.Context, op *operation) error {
 	}
 }
 
+// Commit returns nil when a commit has gone through the writer to the disk, as an acceptance does, and also when it found no
+// room: the writer works. It waits as long as the disk takes, or until the context ends. queue.ErrClosed
+// says that nothing can be written any more.
+func (q *Queue) Commit(ctx context.Context) error {
+	err := q.do(ctx, &operation{lazy: true, write: func(*bolt.Tx, *stage) error { return nil }})
+	if errors.Is(err, queue.ErrFull) {
+		return nil
+	}
+	return err
+}
+
 // stage is what a commit changes in memory once it is on disk. Until then the writer works on copies.
 type stage struct {
 	nowMs  int64

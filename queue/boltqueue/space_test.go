@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -55,6 +56,9 @@ func TestFullDisk(t *testing.T) {
 		}
 		if _, err := q.Accept(t.Context(), []queue.Submission{event(2, one)}); !errors.Is(err, queue.ErrFull) {
 			t.Errorf("again: %v", err)
+		}
+		if err := q.Commit(t.Context()); err != nil {
+			t.Errorf("the writer works, and still: %v", err)
 		}
 		// What was settled waits for room; reading goes on.
 		time.Sleep(10 * time.Second)
@@ -165,6 +169,9 @@ func TestBrokenDisk(t *testing.T) {
 				}
 				if _, err := q.Accept(t.Context(), []queue.Submission{event(3)}); !errors.Is(err, queue.ErrClosed) {
 					t.Errorf("Accept after the end: %v", err)
+				}
+				if err := q.Commit(t.Context()); !errors.Is(err, queue.ErrClosed) {
+					t.Errorf("Commit after the end: %v", err)
 				}
 				if err := q.Healthy(); !errors.Is(err, queue.ErrClosed) {
 					t.Errorf("Healthy after the end: %v", err)
@@ -348,6 +355,43 @@ func TestRestartSpreadsRetries(t *testing.T) {
 			if err := errors.Join(q.Check(t.Context()), end()); err != nil {
 				t.Error(err)
 			}
+		}
+	})
+}
+
+// An empty commit comes back when the disk has taken it, and not before.
+func TestCommitWaitsForTheDisk(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		close(hang)
+		gate := &hang
+		var mu sync.Mutex
+		q, end := start(t, Options{WriteAt: func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+			mu.Lock()
+			g := *gate
+			mu.Unlock()
+			<-g
+			return write(b, off)
+		}})
+		if err := q.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		hang = make(chan struct{})
+		mu.Unlock()
+		patient := make(chan error, 1)
+		go func() { patient <- q.Commit(context.Background()) }()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := q.Commit(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while the disk hangs: %v", err)
+		}
+		close(hang)
+		if err := <-patient; err != nil {
+			t.Errorf("when it goes on: %v", err)
+		}
+		if err := end(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -67,6 +67,16 @@ func (s *Store) do(ctx context.Context, c *change) error {
 	return c.err
 }
 
+// Commit returns nil when a commit has gone through the writer to the disk, as a change does, and also when it found no room:
+// the writer works. It waits as long as the disk takes. store.ErrClosed says that nothing can be written any more.
+func (s *Store) Commit(ctx context.Context) error {
+	err := s.do(ctx, &change{apply: func(*writeTx) (func(), error) { return nil, nil }})
+	if errors.Is(err, store.ErrFull) {
+		return nil
+	}
+	return err
+}
+
 // apply writes a batch. An error of it is one of the file, and fatal.
 func (s *Store) apply(tx *bolt.Tx, batch []*change) error {
 	if !s.held {

@@ -83,6 +83,9 @@ func TestFullDisk(t *testing.T) {
 			if err := s.Healthy(); !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), errno.Error()) {
 				t.Errorf("healthy: got %v, want ErrFull and why", err)
 			}
+			if err := s.Commit(ctx); err != nil {
+				t.Errorf("the writer works, and still: %v", err)
+			}
 			// Nothing changed, and reading goes on.
 			if got, _, err := s.TokenByHash(ctx, token.Hash); err != nil || got.ID != "t" {
 				t.Errorf("the token: %v, %v", got, err)
@@ -161,6 +164,9 @@ func TestBrokenDisk(t *testing.T) {
 			}
 			if err := s.CreateAccount(ctx, store.Account{ID: "late"}); !errors.Is(err, store.ErrClosed) {
 				t.Errorf("a later change: %v", err)
+			}
+			if err := s.Commit(ctx); !errors.Is(err, store.ErrClosed) {
+				t.Errorf("a later empty commit: %v", err)
 			}
 			if _, err := s.Account(ctx, store.DefaultAccount); !errors.Is(err, store.ErrClosed) {
 				t.Errorf("a later read: %v", err)
