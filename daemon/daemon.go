@@ -52,7 +52,7 @@ type Options struct {
 	// Level is the level of Logger, changed by a reload; may be nil.
 	Level *slog.LevelVar
 	// Announce gets the few lines meant for the person who starts Herald: the addresses and, at the
-	// first start, the admin token. Nil discards them.
+	// first start, the admin token. Nil where nobody alone reads them: then no token is made.
 	Announce io.Writer
 	// Listeners are where the API is served, bound by whoever hands them over; Run closes them. Without any
 	// New binds listen.address.
@@ -107,9 +107,6 @@ const (
 func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Announce == nil {
-		o.Announce = io.Discard
 	}
 	d := &Daemon{o: o, logger: o.Logger, config: o.Config}
 	defer func() {

@@ -263,7 +263,7 @@ func (d *Daemon) dropOrphans(ctx context.Context) error {
 }
 
 // firstToken mints an admin token when nobody could get in otherwise: there is no token at all and none
-// is configured. It is shown once, to the person who starts Herald, and never logged.
+// is configured. It is shown once, to the person who starts Herald, and never logged; where it would be, none is made.
 func (d *Daemon) firstToken(ctx context.Context) error {
 	fixed, err := d.o.Config.ResolveAdminToken()
 	if err != nil {
@@ -277,6 +277,11 @@ func (d *Daemon) firstToken(ctx context.Context) error {
 		return fmt.Errorf("look for tokens: %w", err)
 	}
 	if len(tokens) > 0 {
+		return nil
+	}
+	if d.o.Announce == nil {
+		d.logger.Warn("there is no access token yet; root makes one on this machine, with the configuration file's --config",
+			"command", "herald token create --name first --scope admin")
 		return nil
 	}
 	id, secret := api.NewToken()

@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/coreos/go-systemd/v22/journal"
 
 	"herald/daemon/config"
 )
@@ -77,8 +78,12 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	if err != nil {
 		return fmt.Errorf("the watchdog of the service manager: %w", err)
 	}
+	announce := o.Stdout
+	if logged, err := journal.StdoutIsJournalStream(); err == nil && logged {
+		announce = nil // a log is no place for a token
+	}
 	d, err := New(ctx, Options{
-		Config: c, Environ: os.Environ(), Version: o.Version, Logger: logger, Level: level, Announce: o.Stdout,
+		Config: c, Environ: os.Environ(), Version: o.Version, Logger: logger, Level: level, Announce: announce,
 		Listeners: listeners, Notify: notifySystemd, Watchdog: watchdog,
 	})
 	if err != nil {

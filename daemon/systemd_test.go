@@ -350,3 +350,42 @@ func (s *suspended) freeze(how string) {
 		s.t.Fatalf("fsfreeze %s: %v: %s", how, err, out)
 	}
 }
+
+// A journal keeps what it gets, and others read it: the first start makes no token there, and says how to get one.
+func TestNoTokenIsPrintedToTheJournal(t *testing.T) {
+	t.Parallel()
+	dir, address := t.TempDir(), freeAddress(t)
+	config := configFile(t, dir, address)
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, []byte(strings.Replace(string(text), "admin_token: "+adminToken+"\n", "", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	journal, err := os.Create(filepath.Join(dir, "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer journal.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(journal.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	m := manage(t, nil)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), serveVariable+"="+config, m.environ(), fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino))
+	cmd.Stdout, cmd.Stderr = journal, journal
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	m.wait(1)
+	out, err := os.ReadFile(journal.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(out), "hrld_") || !strings.Contains(string(out), "herald token create") {
+		t.Errorf("the journal has a token, or does not say how to get one:\n%s", out)
+	}
+}
