@@ -41,22 +41,10 @@ func (x *deliveryList) recorded(ctx context.Context, at place) error {
 // are looked through, among which it then has many.
 const fewRecords = 20_000
 
-// ofLane lists the dead or retrying deliveries of the one lane asked for when they are few; done says that it has.
+// ofLane lists the dead or retrying deliveries of the one lane asked for when they are few; done says that it has. The file alone
+// is asked: what memory counts follows it by a moment.
 func (x *deliveryList) ofLane(at place) (done bool, err error) {
-	x.q.mu.Lock()
-	l := x.q.numbers[x.only]
-	n := int64(0)
-	if l != nil {
-		n = l.dead
-		if x.f.State == queue.StateRetrying {
-			n = l.retrying
-		}
-	}
-	x.q.mu.Unlock()
-	if n == 0 || n > fewRecords {
-		return n == 0, nil
-	}
-	return true, x.q.view(func(tx *bolt.Tx) error {
+	err = x.q.view(func(tx *bolt.Tx) error {
 		var seqs []uint64
 		index, batches := bucketDied, tx.Bucket(bucketBatch)
 		if x.f.State == queue.StateRetrying {
@@ -74,7 +62,11 @@ func (x *deliveryList) ofLane(at place) (done bool, err error) {
 				}
 				seqs = append(seqs, rest...)
 			}
+			if len(seqs) > fewRecords {
+				return nil
+			}
 		}
+		done = true
 		slices.Sort(seqs)
 		r := recordReader{x: x, tx: tx, reader: eventReader{tx: tx}}
 		for _, seq := range slices.Backward(seqs) {
@@ -88,6 +80,7 @@ func (x *deliveryList) ofLane(at place) (done bool, err error) {
 		}
 		return nil
 	})
+	return done, err
 }
 
 // page reads records below at for as long as a read transaction may, and moves at.
