@@ -102,6 +102,9 @@ func TestContract_BackupAndRestore(t *testing.T) {
 	if why := refusal(t, data); !strings.Contains(why, "secrets.key does not exist") {
 		t.Errorf("without the key: %s", why)
 	}
+	if code, out, bad := check(t, data); code != 1 || !strings.Contains(out, "restore the key file") || strings.Contains(bad, "move the files") {
+		t.Errorf("check without the key: exit code %d: %s%s", code, out, bad)
+	}
 	key, err := os.ReadFile(filepath.Join(h.dir, "data", "secrets.key"))
 	if err != nil {
 		t.Fatal(err)

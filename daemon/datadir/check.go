@@ -41,7 +41,7 @@ func (c Check) Run(ctx context.Context, s cli.Streams) error {
 	if err := Complete(dir); err != nil {
 		return err
 	}
-	bad := 0
+	bad, damaged := 0, false
 	for _, name := range files {
 		path := filepath.Join(dir, name)
 		fi, err := os.Stat(path)
@@ -58,14 +58,19 @@ func (c Check) Run(ctx context.Context, s cli.Streams) error {
 		verdict := "ok"
 		if err != nil {
 			bad++
+			// A key that is missing or another one damages nothing; its error says what to do.
+			damaged = damaged || !errors.Is(err, boltstore.ErrKey) && !errors.Is(err, boltstore.ErrKeyMissing)
 			verdict = "WRONG\n  " + strings.ReplaceAll(err.Error(), "\n", "\n  ")
 		}
 		if _, err := fmt.Fprintf(s.Stdout, "%s  %s  %s\n", path, cli.Size(fi.Size()), verdict); err != nil {
 			return err
 		}
 	}
-	if bad > 0 {
+	switch {
+	case damaged:
 		return fmt.Errorf("%d of %d files have problems\n%s", bad, len(files), Remedy(dir))
+	case bad > 0:
+		return fmt.Errorf("%d of %d files have problems", bad, len(files))
 	}
 	return nil
 }
