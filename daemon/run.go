@@ -280,7 +280,7 @@ func (d *Daemon) firstToken(ctx context.Context) error {
 		return nil
 	}
 	if d.o.Announce == nil {
-		d.logger.Warn("there is no access token yet; root makes one on this machine, with the configuration file's --config",
+		d.logger.Warn("there is no access token yet; root makes one on this machine",
 			"command", "herald token create --name first --scope admin")
 		return nil
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"strconv"
 
 	"herald/daemon/client"
@@ -11,14 +12,14 @@ import (
 // Remote are the flags that say which daemon a command talks to.
 type Remote struct {
 	Config string `group:"Which daemon:" placeholder:"FILE" type:"path" help:"The daemon's configuration file, to find its socket. Without it: the defaults and the environment, as for 'herald serve'."`
-	Socket string `group:"Which daemon:" placeholder:"PATH" xor:"daemon" help:"The daemon's unix socket, when not the configured one (default data/herald.sock)."`
+	Socket string `group:"Which daemon:" placeholder:"PATH" xor:"daemon" help:"The daemon's unix socket, when not the configured one (default data/herald.sock, or /run/herald/herald.sock of the service)."`
 	URL    string `group:"Which daemon:" placeholder:"URL" xor:"daemon" help:"Talk to this address with the token in $$HERALD_TOKEN instead of the socket (default: $$HERALD_URL)."`
 	// The account has no short form: acting for another tenant should be seen.
 	Account string `group:"Which daemon:" placeholder:"ID" help:"The account to act for (default: the token's own; over the socket, 'default')."`
 }
 
 // client makes the client of the daemon the flags and the environment name: --url or --socket, else
-// HERALD_URL, else the configured socket.
+// HERALD_URL, else the configured socket, else that of the service.
 func (r Remote) client(s Streams, version string) (*client.Client, error) {
 	o := client.Options{Account: r.Account, UserAgent: "herald/" + version}
 	address := r.URL
@@ -39,12 +40,24 @@ func (r Remote) client(s Streams, version string) (*client.Client, error) {
 			return nil, Usage(err)
 		}
 		o.Socket = c.SocketPath(s.Environ)
+		// On the machine of an installed service nobody has to say where that is, unless there is a daemon of one's own.
+		if r.Config == "" && !isSocket(o.Socket) && isSocket(serviceSocket) {
+			o.Socket = serviceSocket
+		}
 	}
 	c, err := client.New(o)
 	if err != nil {
 		return nil, Usage(err)
 	}
 	return c, nil
+}
+
+// serviceSocket is where the configuration of the packages puts the socket.
+const serviceSocket = "/run/herald/herald.sock"
+
+func isSocket(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode()&os.ModeSocket != 0
 }
 
 // position prints a problem of a configuration as compilers do, file:line: key: problem, so that
