@@ -69,12 +69,17 @@ func NewProgress(w io.Writer, what string, total int64) *Progress {
 
 // Write implements io.Writer and never fails.
 func (p *Progress) Write(b []byte) (int, error) {
-	p.done += int64(len(b))
+	p.At(p.done + int64(len(b)))
+	return len(b), nil
+}
+
+// At says how much of the total is done. It draws ten times a second at most.
+func (p *Progress) At(done int64) {
+	p.done = done
 	if now := time.Now(); p.w != nil && now.After(p.next) {
 		p.next = now.Add(100 * time.Millisecond)
 		_, _ = io.WriteString(p.w, "\r\x1b[K"+p.line())
 	}
-	return len(b), nil
 }
 
 func (p *Progress) line() string {

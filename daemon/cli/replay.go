@@ -2,7 +2,9 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
+	"time"
 
 	"herald/daemon/client"
 )
@@ -23,25 +25,69 @@ type ReplayStart struct {
 	Until   string  `api:"until" as:"time" placeholder:"WHEN" help:"Events accepted before that; without it, all up to now."`
 	Outcome string  `api:"outcome" placeholder:"failed" enum:",failed" default:"" help:"failed: only what has not arrived."`
 	Rate    float64 `api:"rate" placeholder:"N" help:"How many a second become due."`
-	DryRun  bool    `api:"dryRun" help:"Count them, and do nothing."`
+	DryRun  bool    `api:"dryRun" xor:"until" help:"Count them, and do nothing."`
+	Wait    bool    `xor:"until" help:"Wait until each of them was tried, with a progress bar on a terminal. Ctrl-C ends the waiting, not the replay."`
 	API
 }
 
 // Help is shown below the summary.
 func (ReplayStart) Help() string {
-	return `Every retained event of that span that matches the subscription as it stands now is delivered again, with its old id, behind live traffic.
+	return `Every retained event of that span that matches the subscription as it stands now is delivered again, with its old id, behind live traffic. It goes on when this command has ended.
 
 Examples:
 
     herald subscription replay start ID --date 2026-11-21 --dry-run
 
-    herald subscription replay start ID --since 6h --outcome failed --rate 50`
+    herald subscription replay start ID --since 6h --outcome failed --rate 50 --wait`
 }
 
-// Run starts the replay.
+// Run starts the replay, and waits for its end when that is wanted.
 func (c ReplayStart) Run(ctx context.Context, s Streams, v Version) error {
-	return c.send(ctx, s, v, c, http.MethodPost, "subscriptions", c.ID, "replay")
+	if !c.Wait {
+		return c.send(ctx, s, v, c, http.MethodPost, "subscriptions", c.ID, "replay")
+	}
+	body, err := fields(s, c)
+	if err != nil {
+		return err
+	}
+	start := client.Call{Method: http.MethodPost, Path: []string{"subscriptions", c.ID, "replay"}, Body: body}
+	body["dryRun"] = true
+	counted, err := c.ask(ctx, s, v, start)
+	if err != nil {
+		return err
+	}
+	var all struct{ Count int64 }
+	if err := json.Unmarshal(counted, &all); err != nil {
+		return err
+	}
+	delete(body, "dryRun")
+	answer, err := c.ask(ctx, s, v, start)
+	if err != nil {
+		return err
+	}
+	bar := progress{w: s.Stderr, shown: Terminal(s.Stderr), total: all.Count, unit: "deliveries", began: time.Now()}
+	for {
+		var now client.Replay
+		if err := json.Unmarshal(answer, &now); err != nil {
+			return err
+		}
+		bar.draw(now.Deliveries, int(now.Deliveries))
+		if now.State != client.ReplayRunning || !pause(ctx, replayLook) {
+			break
+		}
+		next, err := c.ask(ctx, s, v, client.Call{Method: http.MethodGet, Path: []string{"subscriptions", c.ID, "replays", now.ID}})
+		if err != nil {
+			bar.end()
+			return ended(ctx, err)
+		}
+		answer = next
+	}
+	bar.end()
+	return c.print(s, s.Stdout, answer)
 }
+
+// replayLook is how long the command waits between two looks at a replay.
+const replayLook = 200 * time.Millisecond
 
 // ReplayList is the command subscription replay list.
 type ReplayList struct{ One }

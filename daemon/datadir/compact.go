@@ -38,7 +38,16 @@ func (c Compact) Run(ctx context.Context, s cli.Streams) error {
 		if _, err := os.Stat(path); err != nil {
 			return cli.Usage(fmt.Errorf("there is no data in %s: %w; name its directory with --data-dir", cfg.DataDir, err))
 		}
-		before, after, err := boltkit.Compact(ctx, path)
+		var p *cli.Progress
+		before, after, err := boltkit.Compact(ctx, path, func(n, of int64) {
+			if p == nil {
+				p = cli.NewProgress(s.Stderr, "compact "+name, of)
+			}
+			p.At(n)
+		})
+		if p != nil {
+			p.End()
+		}
 		if err != nil {
 			return inUse(cfg.DataDir, err)
 		}

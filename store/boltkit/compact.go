@@ -17,7 +17,7 @@ import (
 const compactSuffix = ".compact"
 
 // compactBytes is how many bytes of keys and values one transaction of a compaction writes: what it holds in memory.
-const compactBytes = 4 << 20
+const compactBytes = 1 << 20
 
 // tidyBytes is the size from which on a file is compacted at the start.
 const tidyBytes = 64 << 20
@@ -65,10 +65,11 @@ func usage(f *os.File, m meta) (Usage, error) {
 // Compact rewrites a file that no process has open, without the pages that hold nothing, and returns its usage before and its
 // length after. The new file stands beside the old one, whole and synced, before it takes its place: a power cut leaves
 // the one or the other, and what fails leaves the old one as it was. It needs as much room as the new file
-// takes, and some MiB of memory. A damaged file is refused, because copying would make the damage look whole.
+// takes, and some MiB of memory. A damaged file is refused, because copying would make the damage look whole. When copied is not nil
+// it is called from time to time with how many bytes have been copied, of about so many.
 //
 // Errors: ErrLocked · ErrDamaged · those of the file system and of ctx.
-func Compact(ctx context.Context, path string) (before Usage, after int64, err error) {
+func Compact(ctx context.Context, path string, copied func(n, of int64)) (before Usage, after int64, err error) {
 	f, m, err := hold(path)
 	if err != nil {
 		return before, 0, err
@@ -85,7 +86,12 @@ func Compact(ctx context.Context, path string) (before Usage, after int64, err e
 		return before, 0, err
 	}
 	tmp := path + compactSuffix
-	if err := compactInto(ctx, from, tmp); err != nil {
+	c := compaction{ctx: ctx, copied: func(n int64) {
+		if copied != nil {
+			copied(n, before.Bytes-before.Free)
+		}
+	}}
+	if err := c.into(from, tmp); err != nil {
 		if rerr := os.Remove(tmp); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
@@ -105,8 +111,8 @@ func Compact(ctx context.Context, path string) (before Usage, after int64, err e
 	return before, fi.Size(), nil
 }
 
-// compactInto makes the new file and leaves it synced.
-func compactInto(ctx context.Context, from *bolt.DB, tmp string) (err error) {
+// into makes the new file and leaves it synced.
+func (c *compaction) into(from *bolt.DB, tmp string) (err error) {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -120,7 +126,7 @@ func compactInto(ctx context.Context, from *bolt.DB, tmp string) (err error) {
 		}
 	}()
 	to.NoSync = true // nothing of it counts before all of it is there
-	c := compaction{ctx: ctx, to: to}
+	c.to = to
 	defer func() {
 		if c.tx != nil {
 			err = errors.Join(err, c.tx.Rollback())
@@ -166,7 +172,7 @@ func Tidy(ctx context.Context, path string, logger *slog.Logger) {
 	if err != nil || u.Bytes <= tidyBytes || u.Free*2 <= u.Bytes {
 		return
 	}
-	before, after, err := Compact(ctx, path)
+	before, after, err := Compact(ctx, path, nil)
 	if err != nil {
 		logger.Warn("file not compacted", "file", filepath.Base(path), "error", err)
 		return
@@ -180,7 +186,10 @@ type compaction struct {
 	to   *bolt.DB
 	tx   *bolt.Tx
 	size int
-	turn int // counts transactions: buckets of an earlier one are not used in a later
+	// done is how many bytes have been copied in all, of which copied is told with each transaction.
+	done   int64
+	copied func(n int64)
+	turn   int // counts transactions: buckets of an earlier one are not used in a later
 }
 
 func (c *compaction) begin() (err error) {
@@ -199,6 +208,7 @@ func (c *compaction) commit() error {
 // room makes place for n more bytes in a transaction.
 func (c *compaction) room(n int) error {
 	c.size += n
+	c.done += int64(n)
 	if c.size <= compactBytes {
 		return nil
 	}
@@ -208,6 +218,7 @@ func (c *compaction) room(n int) error {
 	if err := c.commit(); err != nil {
 		return err
 	}
+	c.copied(c.done)
 	return c.begin()
 }
 

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,15 +88,33 @@ func TestCompact(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "x.db")
 	fill(t, path)
+	d := open(t, options(path))
+	for _, key := range []string{"large", "larger"} { // more than one transaction takes
+		if err := d.Update(put(key, strings.Repeat(key, compactBytes/8))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
 	want := contents(t, path)
 	copyFile(t, path, path+compactSuffix) // what a compaction that was killed leaves behind
 	u, err := UsageOf(path)
 	if err != nil || u.Free*2 < u.Bytes {
 		t.Fatalf("usage %+v, %v", u, err)
 	}
-	before, after, err := Compact(t.Context(), path)
+	var told []int64
+	before, after, err := Compact(t.Context(), path, func(n, of int64) {
+		if of != u.Bytes-u.Free || n > of*5/4 {
+			t.Errorf("told of %d bytes of %d", n, of)
+		}
+		told = append(told, n)
+	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !slices.IsSorted(told) || len(told) == 0 {
+		t.Errorf("told of %v", told)
 	}
 	if fi, _ := os.Stat(path); before != u || after != fi.Size() || after > (u.Bytes-u.Free)*5/4 {
 		t.Errorf("from %+v to %d, the file has %d", before, after, fi.Size())
@@ -133,13 +152,13 @@ func TestCompactRefuses(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := Compact(ctx, path); !errors.Is(err, context.Canceled) {
+	if _, _, err := Compact(ctx, path, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("with its context at an end: %v", err)
 	}
 	same("interrupted")
 	d := open(t, options(path))
 	for what, f := range map[string]func() error{
-		"compact": func() error { _, _, err := Compact(t.Context(), path); return err },
+		"compact": func() error { _, _, err := Compact(t.Context(), path, nil); return err },
 		"verify":  func() error { return Verify(t.Context(), path) },
 		"usage":   func() error { _, err := UsageOf(path); return err },
 	} {
@@ -158,7 +177,7 @@ func TestCompactRefuses(t *testing.T) {
 	if err := os.WriteFile(path, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := Compact(t.Context(), path); !errors.Is(err, ErrDamaged) {
+	if _, _, err := Compact(t.Context(), path, nil); !errors.Is(err, ErrDamaged) {
 		t.Errorf("damaged: %v", err)
 	}
 	same("damaged")
