@@ -36,11 +36,16 @@ func start(t testing.TB, o Options) (q *Queue, end func() error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return q, run(q)
+}
+
+// run runs a queue that was opened; end stops and closes it.
+func run(q *Queue) (end func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- q.Run(ctx) }()
 	<-q.Started()
-	return q, func() error {
+	return func() error {
 		cancel()
 		return errors.Join(<-done, q.Close())
 	}

@@ -139,8 +139,16 @@ func (x *deliveryList) leased(at place) error {
 	slices.SortFunc(keys, func(a, b leaseKey) int { return cmp.Or(cmp.Compare(b.seq, a.seq), cmp.Compare(b.lane, a.lane)) })
 	return x.q.view(func(tx *bolt.Tx) error {
 		r := recordReader{x: x, tx: tx, reader: eventReader{tx: tx}}
+		bits := newBitReader(tx)
 		for _, key := range keys {
-			f, _, err := readFate(tx, key) // without one it is the first attempt
+			f, recorded, err := readFate(tx, key)
+			if segment := x.q.segmentFirst(key.seq); err == nil && !recorded && segment != 0 {
+				// It is the first attempt, or one that has just succeeded: the bit says so before memory ends the lease.
+				var p position
+				if p, _, err = r.reader.find(segment, key.seq, key.lane); err == nil {
+					f, err = standing(tx.Bucket(bucketFate), bits, segment, p.ordinal, key.seq, key.lane)
+				}
+			}
 			if err != nil {
 				return err
 			}
