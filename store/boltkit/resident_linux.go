@@ -13,9 +13,10 @@ import (
 // bytes of files mapped, and says whether it did. They stay in the system's cache and are mapped again when they are read.
 //
 // Without it a process that reads a large file once seems to need as much memory: every page read, and its neighbours
-// in the cache, count as resident until someone else needs the room.
+// in the cache, count as resident until someone else needs the room. A file that is small beside the limit is not worth
+// the look.
 func (d *DB) Unmap(limit int64) bool {
-	if mappedFiles() <= limit {
+	if d.used.Load() <= limit/16 || mappedFiles() <= limit {
 		return false
 	}
 	done := false
