@@ -75,7 +75,9 @@ type Daemon struct {
 	dispatcher *dispatch.Dispatcher
 	handshake  *handshake.Handshake
 	api        *api.API
-	closers    []func() error // undone last in, first out
+	// certificate is the TLS of the TCP addresses; nil without.
+	certificate *certificate
+	closers     []func() error // undone last in, first out
 
 	addr      net.Addr
 	adminAddr net.Addr
@@ -125,6 +127,11 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 	}
 	if err := d.build(registry); err != nil {
 		return nil, err
+	}
+	if files := o.Config.Listen.TLS; files.Cert != "" {
+		if d.certificate, err = openCertificate(files, d.logger.With("part", "tls"), registry); err != nil {
+			return nil, err
+		}
 	}
 	if err := d.listen(ctx); err != nil {
 		return nil, err

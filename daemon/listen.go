@@ -2,18 +2,14 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"sync"
 	"syscall"
 	"time"
-
-	"herald/daemon/config"
 )
 
 // The limits of every HTTP server the daemon runs. A client that is slower than these is cut off, so
@@ -49,71 +45,6 @@ func listenTCP(ctx context.Context, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
 	return l, nil
-}
-
-// withTLS wraps a listener in TLS when a certificate is configured, and closes it when that does not load.
-func withTLS(l net.Listener, t config.TLS) (net.Listener, error) {
-	if t.Cert == "" {
-		return l, nil
-	}
-	c := &certificate{certFile: t.Cert, keyFile: t.Key}
-	if _, err := c.get(nil); err != nil {
-		_ = l.Close()
-		return nil, err
-	}
-	return tls.NewListener(l, &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		NextProtos:     []string{"h2", "http/1.1"},
-		GetCertificate: c.get,
-	}), nil
-}
-
-// certificateCheck is how often a handshake looks whether the certificate files have changed.
-const certificateCheck = 10 * time.Second
-
-// certificate serves a key pair from files and takes up new files by itself. While the new files do
-// not fit together, as in the moment between replacing the one and the other, the old pair stays.
-type certificate struct {
-	certFile, keyFile string
-
-	mu      sync.Mutex
-	pair    *tls.Certificate
-	stamp   [2]fileStamp
-	checked time.Time
-}
-
-// fileStamp changes when a file is rewritten or replaced.
-type fileStamp struct {
-	modified time.Time
-	size     int64
-}
-
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	if c.pair != nil && now.Sub(c.checked) < certificateCheck {
-		return c.pair, nil
-	}
-	c.checked = now
-	var stamp [2]fileStamp
-	for i, name := range []string{c.certFile, c.keyFile} {
-		if fi, err := os.Stat(name); err == nil {
-			stamp[i] = fileStamp{fi.ModTime(), fi.Size()}
-		}
-	}
-	if c.pair != nil && stamp == c.stamp {
-		return c.pair, nil
-	}
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
-	if err != nil {
-		if c.pair != nil {
-			return c.pair, nil
-		}
-		return nil, fmt.Errorf("load the certificate of the API: %w", err)
-	}
-	c.pair, c.stamp = &pair, stamp
-	return c.pair, nil
 }
 
 // listenSocket binds the unix socket for the daemon's own user and root. A socket left behind by a

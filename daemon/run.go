@@ -32,11 +32,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 	}
 	d.addr = listeners[0].Addr()
 	for _, l := range listeners {
-		secured, err := withTLS(l, c.Listen.TLS)
-		if err != nil {
-			return err
-		}
-		d.serve("api", secured, d.api.Handler())
+		d.serve("api", d.secured(l), d.api.Handler())
 		if len(d.o.Listeners) > 0 {
 			s := &d.servers[len(d.servers)-1]
 			s.owed = &owed{conns: map[net.Conn]struct{}{}}
@@ -52,15 +48,20 @@ func (d *Daemon) listen(ctx context.Context) error {
 		return nil
 	}
 	a, err := listenTCP(ctx, c.Admin.Address)
-	if err == nil {
-		d.adminAddr = a.Addr()
-		a, err = withTLS(a, c.Listen.TLS)
-	}
 	if err != nil {
 		return err
 	}
-	d.serve("admin", a, adminHandler(d.api))
+	d.adminAddr = a.Addr()
+	d.serve("admin", d.secured(a), adminHandler(d.api))
 	return nil
+}
+
+// secured puts TLS on a listener when it is configured.
+func (d *Daemon) secured(l net.Listener) net.Listener {
+	if d.certificate == nil {
+		return l
+	}
+	return d.certificate.listener(l)
 }
 
 // serve registers a server; Run starts it.
@@ -108,11 +109,14 @@ func (d *Daemon) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, d.Close()) }()
 
 	// Each part has a context of its own, ended in the order of the drain, and reports its end here.
-	failed := make(chan error, 7+len(d.servers))
+	failed := make(chan error, 8+len(d.servers))
 	engines := newPart(failed)
 	engines.start("store", d.store.Run)
 	engines.start("queue", d.queue.Run)
 	engines.start("identity", d.identity.Run)
+	if d.certificate != nil {
+		engines.start("certificate", d.certificate.run)
+	}
 	watchdog := newPart(failed)
 	dispatcher := newPart(failed)
 	servers := newPart(failed)

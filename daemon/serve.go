@@ -179,7 +179,11 @@ func (d *Daemon) tryReload(path string, environ []string) error {
 		return err
 	}
 	d.queue.Configure(retention(c))
-	d.identity.Refresh() // logs by itself what it finds: a certificate is no reason to refuse the rest
+	// These log by themselves what they find: a certificate is no reason to refuse the rest.
+	d.identity.Refresh()
+	if d.certificate != nil {
+		d.certificate.refresh()
+	}
 	if d.o.Level != nil {
 		d.o.Level.Set(logLevel(c))
 	}

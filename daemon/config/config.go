@@ -63,10 +63,13 @@ type Listen struct {
 	Socket string `yaml:"socket"`
 }
 
-// TLS names a certificate chain and its private key, both PEM files; both or neither are set.
+// TLS is how the API and the admin address are served, by PEM files: a certificate chain and its private key, both or neither.
 type TLS struct {
 	Cert string `yaml:"cert"`
 	Key  string `yaml:"key"`
+	// ClientCA holds the authorities one of which has to have issued the certificate of every client; empty asks for none. It
+	// needs Cert.
+	ClientCA string `yaml:"client_ca"`
 }
 
 // Admin is the listener for the operator's own eyes.

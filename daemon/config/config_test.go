@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/big"
 	"net/netip"
@@ -35,7 +36,7 @@ func everything(t *testing.T) (text, dir string) {
 	return strings.ReplaceAll(`
 listen:
   address: ":9000"
-  tls: {cert: DIR/cert.pem, key: DIR/key.pem}
+  tls: {cert: DIR/cert.pem, key: DIR/key.pem, client_ca: DIR/ca.pem}
   socket: DIR/s
 admin: {address: "[::1]:9001"}
 public_url: https://push.example.com:8443/base
@@ -94,7 +95,7 @@ func TestParseEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
-	want.Listen = Listen{Address: ":9000", TLS: TLS{dir + "/cert.pem", dir + "/key.pem"}, Socket: dir + "/s"}
+	want.Listen = Listen{Address: ":9000", TLS: TLS{dir + "/cert.pem", dir + "/key.pem", dir + "/ca.pem"}, Socket: dir + "/s"}
 	want.Admin.Address = "[::1]:9001"
 	want.PublicURL = "https://push.example.com:8443/base"
 	want.DataDir = dir
@@ -342,6 +343,61 @@ func TestKeyPairs(t *testing.T) {
 	}
 }
 
+func TestFilesOfTLS(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert, key := pair(t)
+	other, otherKey := pair(t)
+	damaged := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("not DER")})
+	for name, data := range map[string][]byte{
+		"cert": cert, "key": key, "other": otherKey, "two": append(slices.Clone(cert), other...), "damaged": damaged, "empty": nil,
+		"cut": append(slices.Clone(cert), other[:len(other)/2]...), "cut key": key[:len(key)/2],
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		cert, key, ca string
+		file, want    string // the file at fault, and what follows its name; in the configuration a key stands for it
+	}{
+		{"cert", "key", "two", "", ""},
+		{"two", "key", "cert", "", ""},
+		{"cut", "key", "", "cert", "holds a PEM block that is cut off or damaged"},
+		{"cert", "cut key", "", "key", "holds a PEM block that is cut off or damaged"},
+		{"cert", "key", "cut", "client_ca", "holds a PEM block that is cut off or damaged"},
+		{"cert", "key", "damaged", "client_ca", "holds a certificate that does not parse: x509: "},
+		{"cert", "key", "key", "client_ca", "holds no certificate in PEM form"},
+		{"cert", "key", "empty", "client_ca", "holds no certificate in PEM form"},
+		{"cert", "key", "none", "client_ca", "cannot be read: no such file or directory"},
+		{"cert", "other", "", "cert", "does not load together with KEY: tls: private key does not match public key"},
+	} {
+		files := TLS{filepath.Join(dir, tt.cert), filepath.Join(dir, tt.key), ""}
+		if tt.ca != "" {
+			files.ClientCA = filepath.Join(dir, tt.ca)
+		}
+		_, err := Parse("x.yaml", fmt.Appendf(nil, "listen:\n  tls:\n    cert: %s\n    key: %s\n    client_ca: %s\n", files.Cert, files.Key, files.ClientCA), nil)
+		at := map[string]int{"cert": 3, "key": 4, "client_ca": 5}[tt.file]
+		want := fmt.Sprintf("line %d: listen.tls.%s: %s", at, tt.file, strings.Replace(tt.want, "KEY", "listen.tls.key", 1))
+		if (err != nil) != (tt.want != "") || err != nil && !strings.HasPrefix(text(err), want) {
+			t.Errorf("%v: Parse says %q, want %q", tt, text(err), want)
+		}
+		_, clients, err := files.Load()
+		path := map[string]string{"cert": files.Cert, "key": files.Key, "client_ca": files.ClientCA}[tt.file]
+		want = path + " " + strings.Replace(tt.want, "KEY", files.Key, 1)
+		if (err != nil) != (tt.want != "") || err != nil && !strings.HasPrefix(text(err), want) {
+			t.Errorf("%v: Load says %q, want %q", tt, text(err), want)
+		}
+		if err == nil && clients == nil {
+			t.Errorf("%v: no authorities", tt)
+		}
+	}
+	want := "line 1: listen.tls.client_ca: needs listen.tls.cert and listen.tls.key: without TLS nobody shows a certificate"
+	if _, err := Parse("x.yaml", []byte("listen: {tls: {client_ca: "+dir+"/cert}}"), nil); text(err) != want {
+		t.Errorf("authorities alone: %q, want %q", text(err), want)
+	}
+}
+
 func text(err error) string {
 	if err == nil {
 		return ""
@@ -358,7 +414,7 @@ func TestNeedsRestart(t *testing.T) {
 	}
 	before := Default()
 	want := []string{
-		"listen.address", "listen.tls.cert", "listen.tls.key", "listen.socket", "admin.address", "public_url", "data_dir",
+		"listen.address", "listen.tls.cert", "listen.tls.key", "listen.tls.client_ca", "listen.socket", "admin.address", "public_url", "data_dir",
 		"secrets.key_file", "delivery.workers", "egress.allow_networks", "egress.deny_networks", "egress.proxy",
 		"egress.ca_file", "egress.https_only", "identity.cert", "identity.key", "log.format",
 	}

@@ -6,10 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
-	"os"
-	"time"
 )
 
 // identity judges the chain and key that pushes are signed with: beyond fitting together the key has to be of a kind that
@@ -36,31 +32,4 @@ func (j judge) identity(cert, key string) {
 		return
 	}
 	j.refuse("identity.key", "must be ECDSA (P-256 or P-384), Ed25519, or RSA of at least 2048 bits")
-}
-
-// expiring warns of a certificate that is not valid now, or in two weeks not any more. Nothing is refused for it: its owner may
-// have no other just now, and what it signs is still signed.
-func expiring(key, path string, now time.Time) string {
-	data, err := os.ReadFile(path)
-	if path == "" || err != nil {
-		return ""
-	}
-	b, _ := pem.Decode(data)
-	if b == nil {
-		return ""
-	}
-	leaf, err := x509.ParseCertificate(b.Bytes)
-	if err != nil {
-		return ""
-	}
-	const soon = 14 * 24 * time.Hour
-	switch {
-	case now.After(leaf.NotAfter):
-		return key + ": the certificate expired at " + leaf.NotAfter.UTC().Format(time.RFC3339)
-	case now.Before(leaf.NotBefore):
-		return key + ": the certificate is not valid before " + leaf.NotBefore.UTC().Format(time.RFC3339)
-	case now.Add(soon).After(leaf.NotAfter):
-		return key + ": the certificate expires soon, at " + leaf.NotAfter.UTC().Format(time.RFC3339)
-	}
-	return ""
 }

@@ -94,22 +94,25 @@ func TestCertificatesNotValidNowAreWarnedOf(t *testing.T) {
 	}{
 		"expired":      {now.Add(-2 * day), now.Add(-day), "the certificate expired at "},
 		"not yet":      {now.Add(day), now.Add(100 * day), "the certificate is not valid before "},
-		"expires soon": {now.Add(-day), now.Add(13 * day), "the certificate expires soon, at "},
+		"expires soon": {now.Add(-50 * day), now.Add(13 * day), "the certificate expires soon, at "},
+		"of few days":  {now.Add(-4 * day), now.Add(day), "the certificate expires soon, at "},
+		"new":          {now.Add(-day), now.Add(5 * day), ""},
 		"sound":        {now.Add(-day), now.Add(15 * day), ""},
 	} {
 		cert, key := signed(t, curve(t, elliptic.P256()), c.from, c.until)
-		for _, section := range []string{"listen.tls", "identity"} {
-			text := "identity: {cert: " + cert + ", key: " + key + "}"
-			if section == "listen.tls" {
-				text = "listen: {tls: {cert: " + cert + ", key: " + key + "}}"
-			}
+		good, goodKey := signed(t, curve(t, elliptic.P256()), now, now.Add(365*day))
+		for place, text := range map[string]string{
+			"identity.cert":        "identity: {cert: " + cert + ", key: " + key + "}",
+			"listen.tls.cert":      "listen: {tls: {cert: " + cert + ", key: " + key + "}}",
+			"listen.tls.client_ca": "listen: {tls: {cert: " + good + ", key: " + goodKey + ", client_ca: " + cert + "}}",
+		} {
 			config, err := Parse("x.yaml", []byte(text), nil)
 			if err != nil {
-				t.Fatalf("%s %s: it is refused: %v", section, name, err)
+				t.Fatalf("%s %s: it is refused: %v", place, name, err)
 			}
 			got := strings.Join(config.Warnings(), "\n")
-			if c.want == "" && strings.Contains(got, "certificate") || c.want != "" && !strings.Contains(got, section+".cert: "+c.want) {
-				t.Errorf("%s %s: warned %q, want %q", section, name, got, c.want)
+			if c.want == "" && strings.Contains(got, "certificate") || c.want != "" && !strings.Contains(got, place+": "+c.want) {
+				t.Errorf("%s %s: warned %q, want %q", place, name, got, c.want)
 			}
 		}
 	}

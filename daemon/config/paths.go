@@ -135,20 +135,12 @@ func (c *Config) Warnings() []string {
 			list = append(list, f.key+": every user of this machine can read the file, or its group change it (mode "+info.Mode().Perm().String()+"); chmod 600 it")
 		}
 	}
-	now := time.Now()
-	for _, f := range []struct{ key, path string }{
-		{"listen.tls.cert", c.Listen.TLS.Cert},
-		{"identity.cert", c.Identity.Cert},
-	} {
-		if w := expiring(f.key, f.path, now); w != "" {
-			list = append(list, w)
-		}
-	}
+	list = append(list, c.doubtful(time.Now())...)
 	if c.Listen.TLS.Cert == "" && !local(c.Listen.Address) && !strings.HasPrefix(c.PublicURL, "https://") {
 		list = append(list, "listen.address: other machines can reach it and listen.tls is not set, so access tokens travel unencrypted; "+
 			"set listen.tls, or public_url to the https URL of the proxy in front")
 	}
-	if c.Admin.Address != "" && !local(c.Admin.Address) {
+	if c.Admin.Address != "" && !local(c.Admin.Address) && c.Listen.TLS.ClientCA == "" {
 		list = append(list, "admin.address: other machines can reach it, and it answers metrics and profiles without a token")
 	}
 	return list

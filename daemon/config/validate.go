@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"net/netip"
@@ -30,7 +29,7 @@ func validate(c *Config, d *decoder, env []string) {
 	j := judge{d}
 
 	j.address("listen.address", c.Listen.Address, true)
-	j.pair("listen.tls", c.Listen.TLS.Cert, c.Listen.TLS.Key)
+	j.tls(c.Listen.TLS)
 	j.socket(c, env)
 	j.address("admin.address", c.Admin.Address, false)
 	if c.Admin.Address != "" && c.Admin.Address == c.Listen.Address && !strings.HasSuffix(c.Admin.Address, ":0") {
@@ -308,20 +307,14 @@ func (j judge) pair(section, cert, key string) {
 		j.d.refuseAt(j.d.lines[keyPath], certPath, "must be set too when "+keyPath+" is")
 		return
 	}
-	chain, certProblem := regular(cert)
+	_, certProblem, keyProblem, err := loadPair(cert, key)
 	if certProblem != "" {
 		j.refuse(certPath, certProblem)
 	}
-	private, keyProblem := regular(key)
 	if keyProblem != "" {
 		j.refuse(keyPath, keyProblem)
 	}
-	if certProblem != "" || keyProblem != "" {
-		return
-	}
-	if _, err := tls.X509KeyPair(chain, private); err != nil {
-		// The library's words name the fault (no PEM data, a key of another certificate) and hold
-		// nothing of the files.
+	if err != nil {
 		j.refuse(certPath, "does not load together with "+keyPath+": "+err.Error())
 	}
 }
