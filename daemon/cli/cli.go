@@ -9,9 +9,11 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -139,6 +141,13 @@ func explain(err error) string {
 		}
 		return fmt.Sprintf("no daemon answers at %s: is it running? `herald serve` starts it; "+
 			"one with a configuration file is found with --config, one elsewhere with --url or HERALD_URL", e.Address)
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return err.Error() + "\nthe daemon's certificate is judged by --ca or HERALD_CA, else by the system's authorities"
+	}
+	// The alert of the other side of TLS has no type of its own.
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+		return err.Error() + "\nthe daemon refuses the connection; a client certificate is shown with --cert and --key, or HERALD_CERT and HERALD_KEY"
 	}
 	if p, ok := errors.AsType[*client.Problem](err); ok {
 		text := problemText(p)

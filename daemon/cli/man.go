@@ -79,6 +79,7 @@ func manual(p page, v Version, app *kong.Application) string {
 	p.heading(1, "Environment")
 	p.term("HERALD_URL", "The address of the daemon to talk to, in place of the socket.")
 	p.term("HERALD_TOKEN", "The access token for that address.")
+	p.term("HERALD_CA, HERALD_CERT, HERALD_KEY", "The files of --ca, --cert and --key, for an https:// address.")
 	p.term("HERALD_LISTEN_ADDRESS and the like", "Each setting of the configuration; config.example.yaml documents them.")
 	p.term("NO_COLOR", "When set to anything, nothing is coloured. Nothing is either where the output is no terminal.")
 	return p.String()

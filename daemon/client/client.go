@@ -10,6 +10,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,6 +55,10 @@ type Options struct {
 	// Socket is the path of the daemon's unix socket. Over it the daemon's own user and root have
 	// admin rights without a token. It excludes BaseURL and HTTPClient.
 	Socket string
+	// TLS is for a daemon with a certificate of a private authority (RootCAs), or one that asks for a client certificate
+	// (Certificates); nil trusts the system's authorities and shows none. It needs a BaseURL that begins with https:// and excludes
+	// HTTPClient. It is used as a copy.
+	TLS *tls.Config
 	// HTTPClient makes the calls; nil means one of the client's own. It is used as a copy that does
 	// not follow redirects, because they would take the token elsewhere.
 	HTTPClient *http.Client
@@ -81,9 +86,15 @@ func New(o Options) (*Client, error) {
 	if o.Socket != "" && o.HTTPClient != nil {
 		return nil, errors.New("a Socket and an HTTPClient exclude each other")
 	}
+	if o.TLS != nil && o.HTTPClient != nil {
+		return nil, errors.New("a TLS and an HTTPClient exclude each other")
+	}
 	base, err := parseBase(o)
 	if err != nil {
 		return nil, err
+	}
+	if o.TLS != nil && base.Scheme != "https" {
+		return nil, errors.New("a TLS is for a BaseURL that begins with https://")
 	}
 	for name, value := range map[string]string{"Token": o.Token, "Account": o.Account, "UserAgent": o.UserAgent} {
 		if i := strings.IndexFunc(value, func(r rune) bool { return r < ' ' || r > '~' }); i >= 0 {
@@ -98,7 +109,7 @@ func New(o Options) (*Client, error) {
 		own := *o.HTTPClient
 		c.http = &own
 	} else {
-		c.http = &http.Client{Transport: transport(o.Socket)}
+		c.http = &http.Client{Transport: transport(o.Socket, o.TLS.Clone())}
 	}
 	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return c, nil
@@ -128,11 +139,12 @@ func parseBase(o Options) (*url.URL, error) {
 
 // transport is tuned for one destination. There is no proxy for a socket, and for a URL the
 // environment's proxy is honoured as every command line tool does.
-func transport(socket string) *http.Transport {
+func transport(socket string, secured *tls.Config) *http.Transport {
 	dialer := &net.Dialer{Timeout: dialTimeout}
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           dialer.DialContext,
+		TLSClientConfig:       secured,
 		TLSHandshakeTimeout:   dialTimeout,
 		ResponseHeaderTimeout: headerTimeout,
 		IdleConnTimeout:       idleTimeout,

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,6 +40,9 @@ func TestNewRefuses(t *testing.T) {
 	for name, o := range map[string]Options{
 		"socket and url":       {Socket: "x.sock", BaseURL: DefaultBaseURL},
 		"socket and client":    {Socket: "x.sock", HTTPClient: http.DefaultClient},
+		"TLS and client":       {BaseURL: "https://host/", TLS: &tls.Config{}, HTTPClient: http.DefaultClient},
+		"TLS and socket":       {Socket: "x.sock", TLS: &tls.Config{}},
+		"TLS and plain HTTP":   {BaseURL: "http://host/", TLS: &tls.Config{}},
 		"no scheme":            {BaseURL: "127.0.0.1:8420"},
 		"other scheme":         {BaseURL: "ftp://host/"},
 		"no host":              {BaseURL: "http:///x"},

@@ -148,7 +148,7 @@ func TestEnvironmentSetsEveryKey(t *testing.T) {
 		}
 	}
 	file := "delivery: {timeout: 1s, retry_schedule: quick}\negress: {allow_networks: [172.16.0.0/12]}\nlog: {level: warn}\n"
-	got, err := Parse("x.yaml", []byte(file), append(env, "HERALD_URL=x", "HERALD_TOKEN=y", "HERALD_NONSENSE=", "OTHER=1"))
+	got, err := Parse("x.yaml", []byte(file), append(env, "HERALD_URL=x", "HERALD_TOKEN=y", "HERALD_CA=a", "HERALD_CERT=c", "HERALD_KEY=k", "HERALD_NONSENSE=", "OTHER=1"))
 	if err != nil {
 		t.Fatal(err)
 	}

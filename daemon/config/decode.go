@@ -213,9 +213,10 @@ func (d *decoder) environment(env []string) {
 			d.errs = append(d.errs, Error{File: d.name, Path: k.path, Variable: k.variable, Problem: flaw.problem})
 		}
 	}
-	// The command line of the same binary is told of a daemon elsewhere by these two.
-	delete(given, "HERALD_URL")
-	delete(given, "HERALD_TOKEN")
+	// The command line of the same binary is told of a daemon elsewhere by these.
+	for _, name := range []string{"HERALD_URL", "HERALD_TOKEN", "HERALD_CA", "HERALD_CERT", "HERALD_KEY"} {
+		delete(given, name)
+	}
 	var variables []string
 	for _, k := range d.keys {
 		variables = append(variables, k.variable)
