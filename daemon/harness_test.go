@@ -34,6 +34,7 @@ type herald struct {
 	URL    string
 	dir    string
 	socket string
+	client *http.Client // nil for httpClient
 
 	stop func() error // drains and returns what Run returned; repeatable
 }
@@ -54,6 +55,12 @@ func startIn(t *testing.T, dir string, settings ...string) *herald {
 // startWith is startIn with environment variables, which win over the settings.
 func startWith(t *testing.T, dir string, environ []string, settings ...string) *herald {
 	t.Helper()
+	return startClient(t, nil, dir, environ, settings...)
+}
+
+// startClient is startWith for a daemon that is called by a client of the test's own; nil is that of the harness, for plain HTTP.
+func startClient(t *testing.T, client *http.Client, dir string, environ []string, settings ...string) *herald {
+	t.Helper()
 	socket := socketPath(t)
 	yaml := fmt.Sprintf("listen: {address: '127.0.0.1:0', socket: %s}\ndata_dir: %s\nadmin_token: %s\negress: {allow_networks: [127.0.0.0/8]}\n%s\n",
 		socket, filepath.Join(dir, "data"), adminToken, strings.Join(settings, "\n"))
@@ -69,7 +76,7 @@ func startWith(t *testing.T, dir string, environ []string, settings ...string) *
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
-	h := &herald{t: t, URL: "http://" + d.Addr().String(), dir: dir, socket: socket}
+	h := &herald{t: t, URL: c.ExternalURL(d.Addr().String()), dir: dir, socket: socket, client: client}
 	h.stop = sync.OnceValue(func() error {
 		cancel()
 		return <-ended
@@ -140,7 +147,7 @@ type caller struct {
 func (h *herald) admin() *caller { return h.as(adminToken) }
 
 // as calls with the token given; "" sends none.
-func (h *herald) as(token string) *caller { return &caller{h: h, token: token} }
+func (h *herald) as(token string) *caller { return &caller{h: h, token: token, client: h.client} }
 
 // overSocket calls over the unix socket, without a token.
 func (h *herald) overSocket() *caller {
