@@ -69,7 +69,7 @@ func difference(t *testing.T, exposed, documented map[string]metric) {
 
 func TestDocs_MetricsAreThoseExposed(t *testing.T) {
 	t.Parallel()
-	h := start(t)
+	h := newTLSFiles(t).start()
 	exposed := exposition(t, string(h.as("").do("GET", "/metrics", nil).is(http.StatusOK).body))
 	text := document(t, monitoringDocument)
 

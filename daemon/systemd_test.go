@@ -255,6 +255,36 @@ func TestRestartWithTheSocketHandedOverRefusesNobody(t *testing.T) {
 	t.Logf("%d requests around 3 restarts", n)
 }
 
+// A socket that is handed over has TLS as well, HTTP/2 included, and says so to who speaks plain HTTP.
+func TestSocketHandedOverHasTLS(t *testing.T) {
+	t.Parallel()
+	f := newTLSFiles(t)
+	l := listener(t)
+	socket, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	l.Close()
+	m := manage(t, nil)
+	c := spawnActivated(t, configFile(t, t.TempDir(), "127.0.0.1:1"), socket, append(f.setting(), m.environ())...)
+	says(t, m.wait(1), "READY=1")
+	address := l.Addr().String()
+	resp, err := f.client(f.trust()).Get("https://" + address + "/healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+		t.Errorf("GET /healthz is answered %d over %s", resp.StatusCode, resp.Proto)
+	}
+	plainGetsHint(t, address)
+	c.signal(syscall.SIGTERM)
+	if code := c.exit(); code != 0 {
+		t.Errorf("exited with %d", code)
+	}
+}
+
 // waiting says whether a connection waits in the queue of a listening socket.
 func waiting(t *testing.T, socket *os.File) bool {
 	t.Helper()
