@@ -1,8 +1,11 @@
 package daemon_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -271,4 +274,51 @@ func anchors(text string) []string {
 		list = append(list, strings.ReplaceAll(plain, " ", "-"))
 	}
 	return list
+}
+
+// The commands that make a private authority and client certificates are run, and those of curl that use them.
+func TestDocs_TLSCommandsWork(t *testing.T) {
+	t.Parallel()
+	for _, tool := range []string{"openssl", "curl", "bash"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(err)
+		}
+	}
+	_, text, ok := strings.Cut(document(t, operationsDocument), "### A private authority\n")
+	blocks := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1)
+	if !ok || len(blocks) != 4 {
+		t.Fatalf("%d blocks of commands, want 4", len(blocks))
+	}
+	dir := t.TempDir()
+	run := func(script, address string) {
+		t.Helper()
+		script = regexp.MustCompile("(?m)^HERALD_URL=.*$").ReplaceAllString(script, "") // the tests of the commands run these
+		cmd := exec.Command("bash", "-e", "-c", strings.ReplaceAll(script, "localhost:8420", address))
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "HERALD_TOKEN="+adminToken)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		} else if strings.Contains(string(out), `"statusCode":4`) {
+			t.Errorf("%s: %s", script, out)
+		}
+	}
+	run(blocks[0][1], "")
+	run(blocks[2][1], "")
+	in := func(name string) string { return filepath.Join(dir, name) }
+	pem, err := os.ReadFile(in("ca.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	mine, err := tls.LoadX509KeyPair(in("shop.pem"), in("shop.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := []string{"HERALD_LISTEN_TLS_CERT=" + in("fullchain.pem"), "HERALD_LISTEN_TLS_KEY=" + in("privkey.pem")}
+	for block, environ := range map[int][]string{1: files, 3: append(files, "HERALD_LISTEN_TLS_CLIENT_CA="+in("clients.pem"))} {
+		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{mine}}}
+		t.Cleanup(tr.CloseIdleConnections)
+		h := startClient(t, &http.Client{Transport: tr}, t.TempDir(), environ)
+		run(blocks[block][1], h.address())
+	}
 }
