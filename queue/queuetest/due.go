@@ -377,20 +377,20 @@ func dueGivenUp(r *rig) {
 }
 
 func dueExpires(r *rig) {
-	r.configure(queue.Retention{Events: day, Attempts: 30 * day, Dead: 30 * day})
-	r.accept(later(2*day, 1, laneOf(1)), later(time.Hour, 2, laneOf(1)))
+	r.configure(queue.Retention{Events: term, Attempts: 30 * term, Dead: 30 * term})
+	r.accept(later(2*term, 1, laneOf(1)), later(time.Hour, 2, laneOf(1)))
 	r.step()
 	time.Sleep(time.Hour)
 	c := r.claimOne()
 	r.wantSeqs(c, 2)
 	r.settle(delivered(c))
-	time.Sleep(day + 2*time.Hour)
+	time.Sleep(term + 2*time.Hour)
 	settleDown(r)
 	r.step()
 	r.wantStats(0, 0, 0, 1)
 	if d := r.want(on(1), queue.StateDead, 0); d.Reason != queue.ReasonExpired {
 		r.t.Fatalf("%+v", d)
 	}
-	time.Sleep(2 * day)
+	time.Sleep(2 * term)
 	r.none()
 }

@@ -219,7 +219,7 @@ func listPages(r *rig) {
 // listWithout has events that are left out, alone and in runs, in every state, retained and kept.
 func listWithout(r *rig) {
 	const n = 60
-	r.configure(queue.Retention{Events: day, Attempts: 30 * day, Dead: 30 * day})
+	r.configure(queue.Retention{Events: term, Attempts: 30 * term, Dead: 30 * term})
 	hidden := func(seq uint64) bool { return seq%4 != 1 }
 	next := uint64(1)
 	accept := func(n int) {
@@ -246,7 +246,7 @@ func listWithout(r *rig) {
 	}
 	accept(20)
 	settle(40)
-	time.Sleep(day + 2*time.Hour)
+	time.Sleep(term + 2*time.Hour)
 	settleDown(r)
 	accept(n - 20)
 	settle(60)
@@ -454,7 +454,7 @@ func readFrom(r *rig) {
 
 // readKeptFrom reads events that are kept for a dead delivery only, between, before and behind others.
 func readKeptFrom(r *rig) {
-	r.configure(queue.Retention{Events: day, Attempts: 30 * day, Dead: 30 * day})
+	r.configure(queue.Retention{Events: term, Attempts: 30 * term, Dead: 30 * term})
 	r.accept(submission(1, laneOf(1)), submission(2, laneOf(1)), submission(3, laneOf(1), laneOf(2)))
 	for _, c := range r.claim(4) {
 		if c.Deliveries[0].Seq == 2 {
@@ -463,7 +463,7 @@ func readKeptFrom(r *rig) {
 			r.settle(dead(c))
 		}
 	}
-	time.Sleep(day + 2*time.Hour)
+	time.Sleep(term + 2*time.Hour)
 	settleDown(r)
 	r.accept(submission(4, laneOf(1)), submission(5, laneOf(2)))
 	r.step()

@@ -20,7 +20,9 @@ func retentionScenarios() []scenario {
 	}
 }
 
-const day = 24 * time.Hour
+// term is what ages are counted in here: long beside the two hours by which an engine may drop things later. An engine works
+// through each second of it.
+const term = 6 * time.Hour
 
 // settleDown gives an engine the time that "within seconds" allows.
 func settleDown(r *rig) {
@@ -29,12 +31,12 @@ func settleDown(r *rig) {
 }
 
 func retentionEvents(r *rig) {
-	r.configure(queue.Retention{Events: 2 * day, Attempts: 30 * day, Dead: 10 * day})
+	r.configure(queue.Retention{Events: 2 * term, Attempts: 30 * term, Dead: 10 * term})
 	ids := r.accept(submission(1, laneOf(1)), submission(2, laneOf(1)), submission(3, laneOf(1)), submission(4))
 	got := r.claim(2)
-	r.settle(delivered(got[0]), retrying(got[1], 3*day))
+	r.settle(delivered(got[0]), retrying(got[1], 3*term))
 	r.step()
-	time.Sleep(2*day - time.Minute)
+	time.Sleep(2*term - time.Minute)
 	for i, id := range ids {
 		if _, err := r.q.Event(r.t.Context(), account, id.ID); err != nil {
 			r.t.Fatalf("event %d before its age: %v", i, err)
@@ -67,7 +69,7 @@ func retentionEvents(r *rig) {
 }
 
 func retentionDead(r *rig) {
-	r.configure(queue.Retention{Events: day, Attempts: 30 * day, Dead: 5 * day})
+	r.configure(queue.Retention{Events: term, Attempts: 30 * term, Dead: 5 * term})
 	s := submission(1, laneOf(1), laneOf(2), laneOf(3))
 	s.ID, s.Digest = "kept", [16]byte{1}
 	r.accept(s, submission(2, laneOf(1)))
@@ -78,7 +80,7 @@ func retentionDead(r *rig) {
 	}
 	r.settle(ss...)
 	r.step()
-	time.Sleep(day + 2*time.Hour)
+	time.Sleep(term + 2*time.Hour)
 	settleDown(r)
 	r.step()
 	r.wantStats(0, 0, 0, 4)
@@ -110,11 +112,11 @@ func retentionDead(r *rig) {
 	r.settle(dead(c))
 	r.step()
 	r.want(c.Delivery(0), queue.StateDead, 2)
-	time.Sleep(4 * day)
+	time.Sleep(4 * term)
 	settleDown(r)
 	r.step()
 	r.wantStats(0, 0, 0, 1)
-	time.Sleep(2 * day)
+	time.Sleep(2 * term)
 	settleDown(r)
 	r.step()
 	r.wantStats(0, 0, 0, 0)
@@ -125,10 +127,10 @@ func retentionDead(r *rig) {
 }
 
 func retentionLeases(r *rig) {
-	r.configure(queue.Retention{Events: day, Attempts: day, Dead: 5 * day})
+	r.configure(queue.Retention{Events: term, Attempts: term, Dead: 5 * term})
 	r.accept(submission(1, laneOf(1)), submission(2, laneOf(1)))
 	got := r.claim(2)
-	time.Sleep(day + 2*time.Hour)
+	time.Sleep(term + 2*time.Hour)
 	settleDown(r)
 	r.wantStats(0, 0, 2, 0)
 	r.settle(delivered(got[0]), retrying(got[1], time.Hour))
@@ -144,13 +146,13 @@ func retentionLeases(r *rig) {
 }
 
 func retentionAttempts(r *rig) {
-	r.configure(queue.Retention{Events: 10 * day, Attempts: day, Dead: 10 * day})
+	r.configure(queue.Retention{Events: 10 * term, Attempts: term, Dead: 10 * term})
 	r.accept(submission(1, laneOf(1)))
 	c := r.claimOne()
 	r.settle(delivered(c))
 	r.step()
 	r.want(c.Delivery(0), queue.StateDelivered, 1)
-	time.Sleep(day + 2*time.Hour)
+	time.Sleep(term + 2*time.Hour)
 	settleDown(r)
 	r.step()
 	d, log, err := r.q.Delivery(r.t.Context(), account, c.Delivery(0))
@@ -160,7 +162,7 @@ func retentionAttempts(r *rig) {
 }
 
 func retentionBytes(r *rig) {
-	r.configure(queue.Retention{Events: 10 * day, Attempts: 10 * day, Dead: 10 * day, MaxBytes: 2 << 20})
+	r.configure(queue.Retention{Events: 10 * term, Attempts: 10 * term, Dead: 10 * term, MaxBytes: 2 << 20})
 	large := func(i int, lanes ...queue.Lane) queue.Submission {
 		s := submission(i, lanes...)
 		s.Data = append(append([]byte(`{"x":"`), bytes.Repeat([]byte("y"), 64<<10)...), `"}`...)
@@ -210,7 +212,7 @@ func retentionBytes(r *rig) {
 		r.t.Errorf("with room again: %v", err)
 	}
 	// A new limit takes effect within seconds.
-	r.configure(queue.Retention{Events: 10 * day, Attempts: 10 * day, Dead: 10 * day})
+	r.configure(queue.Retention{Events: 10 * term, Attempts: 10 * term, Dead: 10 * term})
 	settleDown(r)
 	for i := range 50 {
 		r.accept(large(i, laneOf(1)))
@@ -218,7 +220,7 @@ func retentionBytes(r *rig) {
 }
 
 func retentionIDs(r *rig) {
-	r.configure(queue.Retention{Events: 10 * time.Hour, Attempts: day, Dead: day})
+	r.configure(queue.Retention{Events: 10 * time.Hour, Attempts: term, Dead: term})
 	s := submission(1)
 	s.ID, s.Digest = "again", [16]byte{1}
 	for range 3 {
@@ -244,13 +246,13 @@ func retentionIDs(r *rig) {
 }
 
 func retentionLanes(r *rig) {
-	r.configure(queue.Retention{Events: day, Attempts: day, Dead: day})
+	r.configure(queue.Retention{Events: term, Attempts: term, Dead: term})
 	r.accept(submission(1, laneOf(1), laneOf(2)))
 	if err := r.q.DropLane(r.t.Context(), laneOf(1)); err != nil {
 		r.t.Fatal(err)
 	}
 	r.step()
-	time.Sleep(4 * day)
+	time.Sleep(4 * term)
 	settleDown(r)
 	r.step()
 	lanes, err := r.q.Lanes(r.t.Context())
