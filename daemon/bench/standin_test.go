@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -260,11 +261,9 @@ func (s *standIn) resume(path string) error {
 		}
 		s.apply(e)
 	}
-	if s.fault == "forget" && s.starts > 0 {
-		for d := range s.open {
-			delete(s.open, d)
-			break
-		}
+	if s.fault == "forget" && s.starts > 0 && len(s.open) > 0 {
+		// The oldest waits for a receiver that takes nothing. A newer one may have arrived before the kill, and be no loss.
+		delete(s.open, slices.MinFunc(slices.Collect(maps.Keys(s.open)), func(a, b delivery) int { return s.open[a].At.Compare(s.open[b].At) }))
 	}
 	if s.journal, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
 		return err
