@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -22,6 +23,10 @@ const serveVariable = "TEST_SERVE"
 func TestMain(m *testing.M) {
 	if path := os.Getenv(serveVariable); path != "" {
 		os.Exit(serveChild(path))
+	}
+	// Most of these tests wait for retries and for one another's answers: several of them share a processor.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
 	}
 	code := m.Run()
 	if left := untouched(); code == 0 && len(left) > 0 {

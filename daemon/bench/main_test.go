@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -30,6 +31,10 @@ func TestMain(m *testing.M) {
 	}
 	// The stand-in refuses the daemon's own variables, so every test shows that they are kept from it.
 	if err := os.Setenv("HERALD_LOG_LEVEL", "debug"); err != nil {
+		panic(err)
+	}
+	// Most of these tests wait for a process and for what it does in its time: several of them share a processor.
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
