@@ -421,17 +421,28 @@ func TestPowerCut(t *testing.T) {
 	if testing.Short() {
 		runs, images = 2, 100
 	}
+	var mu sync.Mutex
 	kinds := map[string]bool{}
+	t.Cleanup(func() {
+		for _, state := range []string{"pending", "retrying", "delivered", "dead", "discarded"} {
+			if !kinds[state] && !testing.Short() {
+				t.Errorf("no delivery was ever %s: the load is too small to show anything", state)
+			}
+		}
+	})
 	for seed := range uint64(runs) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
 			rec := record(t, seed, 60)
 			img := filepath.Join(t.TempDir(), "image.db")
 			rnd := rand.New(rand.NewPCG(seed, 9))
+			mu.Lock()
 			for _, f := range rec.facts {
 				for _, v := range f.state {
 					kinds[strings.Fields(v)[0]] = true
 				}
 			}
+			mu.Unlock()
 			for range images {
 				last, err := rec.image(rnd, true, img)
 				if err != nil {
@@ -442,11 +453,6 @@ func TestPowerCut(t *testing.T) {
 				}
 			}
 		})
-	}
-	for _, state := range []string{"pending", "retrying", "delivered", "dead", "discarded"} {
-		if !kinds[state] && !testing.Short() {
-			t.Errorf("no delivery was ever %s: the load is too small to show anything", state)
-		}
 	}
 }
 
