@@ -76,7 +76,10 @@ func startClient(t *testing.T, client *http.Client, dir string, environ []string
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- d.Run(ctx) }()
-	h := &herald{t: t, URL: c.ExternalURL(d.Addr().String()), dir: dir, socket: socket, client: client}
+	h := &herald{t: t, URL: "http://" + d.Addr().String(), dir: dir, socket: socket, client: client}
+	if c.Listen.TLS.Cert != "" {
+		h.URL = "https://" + d.Addr().String()
+	}
 	h.stop = sync.OnceValue(func() error {
 		cancel()
 		return <-ended

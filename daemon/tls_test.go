@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,7 +12,9 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,27 @@ type watched struct {
 	t     *testing.T
 	files config.TLS
 	c     *certificate
-	log   bytes.Buffer
+	log   lines
+}
+
+// lines is a log that is taken away piece by piece.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return slices.Collect(strings.Lines(l.text.String()))
 }
 
 // write puts a new pair in place: a serial number, and from when to when it is valid.
@@ -59,20 +80,18 @@ func (w *watched) write(serial int64, from, until time.Duration) {
 
 // after lets time go by, and fails the test unless the certificate in force is the one of the serial number and the log has got the
 // lines since, by what they contain.
-func (w *watched) after(d time.Duration, serial int64, lines ...string) {
+func (w *watched) after(d time.Duration, serial int64, want ...string) {
 	w.t.Helper()
 	time.Sleep(d)
 	synctest.Wait()
 	if n := w.c.current.Load().Certificates[0].Leaf.SerialNumber.Int64(); n != serial {
 		w.t.Errorf("the certificate in force is %d, want %d", n, serial)
 	}
-	got := strings.SplitAfter(w.log.String(), "\n")
-	got = got[:len(got)-1]
-	w.log.Reset()
-	if len(got) != len(lines) {
-		w.t.Fatalf("logged %q, want %q", got, lines)
+	got := w.log.take()
+	if len(got) != len(want) {
+		w.t.Fatalf("logged %q, want %q", got, want)
 	}
-	for i, l := range lines {
+	for i, l := range want {
 		if !strings.Contains(got[i], l) {
 			w.t.Errorf("logged %q, want %q", got[i], l)
 		}
@@ -82,7 +101,7 @@ func (w *watched) after(d time.Duration, serial int64, lines ...string) {
 func TestCertificateFilesAreWatched(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const day = 24 * time.Hour
+		const day = time.Minute // a day of a look each second would take long, even so
 		dir := t.TempDir()
 		w := &watched{t: t, files: config.TLS{Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key")}}
 		w.write(1, -day, 90*day)
@@ -92,14 +111,14 @@ func TestCertificateFilesAreWatched(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error)
+		ended := make(chan error, 1)
 		go func() { ended <- w.c.run(ctx) }()
 		time.Sleep(certificateCheck / 2) // between two looks
 		w.after(day, 1)
 
 		// What goes on changing is not read.
 		for n := range int64(5) {
-			w.write(10+n, -day, day)
+			w.write(10+n, -day, 90*day)
 			w.after(certificateCheck, 1)
 		}
 		w.after(2*certificateCheck, 14, `"certificate loaded"`)
@@ -109,31 +128,31 @@ func TestCertificateFilesAreWatched(t *testing.T) {
 		if err := errors.Join(os.Rename(w.files.Key, other), os.WriteFile(w.files.Key, []byte("nonsense"), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		w.after(time.Hour, 14, "does not load together with")
+		w.after(10*time.Second, 14, "does not load together with")
 		if err := os.Remove(w.files.Key); err != nil {
 			t.Fatal(err)
 		}
-		w.after(time.Hour, 14, w.files.Key+" cannot be read: no such file")
+		w.after(10*time.Second, 14, w.files.Key+" cannot be read: no such file")
 		if err := os.Rename(other, w.files.Key); err != nil {
 			t.Fatal(err)
 		}
-		w.after(time.Hour, 14, "again those in force")
+		w.after(10*time.Second, 14, "again those in force")
 		if n := testutil.ToFloat64(w.c.failures); n != 2 {
 			t.Errorf("%v failures, want 2", n)
 		}
 
 		// What is not valid yet waits for its time; what ends is told of.
-		w.write(20, time.Hour, 30*day)
-		w.after(time.Minute, 14, "is not valid before")
-		w.after(time.Hour, 20, `"certificate loaded"`)
+		w.write(20, 10*time.Second, 30*day)
+		w.after(5*time.Second, 14, "is not valid before")
+		w.after(10*time.Second, 20, `"certificate loaded"`)
 		w.after(day, 20)
 		w.after(20*day, 20, "level=WARN msg=\"the certificate of the API has to be replaced\"")
 		w.after(10*day, 20, "expired at")
 		w.write(21, -2*day, -day)
-		w.after(time.Hour, 20, w.files.Cert+": the certificate expired at")
+		w.after(10*time.Second, 20, w.files.Cert+": the certificate expired at")
 		w.write(22, -day, 90*day)
-		w.after(time.Hour, 22, `"certificate loaded"`)
-		if n := testutil.ToFloat64(w.c.expiry); n != float64(time.Now().Add(90*day-time.Hour).Unix()) {
+		w.after(10*time.Second, 22, `"certificate loaded"`)
+		if n := testutil.ToFloat64(w.c.expiry); n != float64(time.Now().Add(90*day-10*time.Second).Unix()) {
 			t.Errorf("the metric says that it expires at %v", n)
 		}
 		stop()
