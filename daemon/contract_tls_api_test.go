@@ -574,6 +574,9 @@ func TestContract_TLS_HTTP2Limits(t *testing.T) {
 		}
 		req.Header["X-Long"] = []string{strings.Repeat("x", 24<<10), strings.Repeat("y", 24<<10)}
 		resp, err := (&http.Client{Timeout: patience, Transport: tr}).Do(req)
+		if http2 && err != nil && strings.Contains(err.Error(), "larger than peer's advertised limit") {
+			continue // the client has read the limit before it asked
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
