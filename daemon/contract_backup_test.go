@@ -264,6 +264,16 @@ func TestContract_DamagedDataIsRefused(t *testing.T) {
 		if _, err := os.Stat(path); err == nil {
 			t.Errorf("%s was made anew", name)
 		}
+		other, err := os.ReadFile(filepath.Join(data, map[string]string{"store.db": "queue.db", "queue.db": "store.db"}[name]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, other, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if why := refusal(t, data); !strings.Contains(why, "not a file of this kind") || !strings.Contains(why, "herald restore") {
+			t.Errorf("the other file as %s: %s", name, why)
+		}
 		bad := bytes.Clone(whole)
 		for at := 3 * 4096; at < len(bad); at += 4096 {
 			bad[at] ^= 0xff

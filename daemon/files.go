@@ -61,9 +61,9 @@ func openError(dir string, err error) error {
 	switch {
 	case errors.Is(err, boltkit.ErrLocked):
 		return &ExitError{ExitUsage, fmt.Errorf("the data directory %s is in use by another herald; stop that one, or name another directory with data_dir", dir)}
-	case errors.Is(err, boltstore.ErrKey), errors.Is(err, boltstore.ErrKeyMissing):
+	case errors.Is(err, boltstore.ErrKey), errors.Is(err, boltstore.ErrKeyMissing), errors.Is(err, boltkit.ErrNewer):
 		return &ExitError{ExitUsage, err}
-	case errors.Is(err, boltkit.ErrDamaged):
+	case errors.Is(err, boltkit.ErrDamaged), errors.Is(err, boltkit.ErrForeign):
 		return &ExitError{ExitUsage, fmt.Errorf("%w\n%s", err, datadir.Remedy(dir))}
 	}
 	return err

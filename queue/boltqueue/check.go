@@ -1,11 +1,16 @@
 package boltqueue
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -17,7 +22,7 @@ const maxFindings = 100
 
 // CheckFile is Check before Run: it reads all there is and changes nothing.
 func (q *Queue) CheckFile(ctx context.Context) error {
-	c := checker{q: q, ctx: ctx}
+	c := checker{q: q, ctx: ctx, content: true}
 	return errors.Join(q.db.View(c.run), q.db.Check(ctx))
 }
 
@@ -40,10 +45,12 @@ func (q *Queue) Check(ctx context.Context) error {
 
 // checker compares every index with its records, and memory with the disk.
 type checker struct {
-	q     *Queue
-	ctx   context.Context //nolint:containedctx // it lives for one call
-	tx    *bolt.Tx
-	found []error
+	q   *Queue
+	ctx context.Context //nolint:containedctx // it lives for one call
+	// content says to look at what is in the events, too.
+	content bool
+	tx      *bolt.Tx
+	found   []error
 
 	lanes    map[uint32]laneRecord
 	lanesBy  map[queue.Lane]uint32
@@ -70,11 +77,6 @@ func (c *checker) report(format string, args ...any) {
 func (c *checker) run(tx *bolt.Tx) error {
 	c.tx, c.found = tx, nil
 	c.lanes, c.lanesBy, c.segments, c.tallies = map[uint32]laneRecord{}, map[queue.Lane]uint32{}, map[uint64]extent{}, map[uint32]*tally{}
-	for _, name := range buckets() {
-		if tx.Bucket(name) == nil {
-			return fmt.Errorf("bucket %s is missing", name)
-		}
-	}
 	for _, step := range []func(){
 		c.checkLanes, c.checkSegments, c.checkRows, c.checkFates, c.checkIndex, c.checkKept, c.checkIDs, c.checkAttempts, c.checkMemory,
 	} {
@@ -172,8 +174,10 @@ func (c *checker) checkBlock(e *extent, b *block, bits *bitReader) (set int64) {
 	e.next = b.first + uint64(len(b.events))
 	for i := range b.events {
 		seq := b.first + uint64(i)
-		if _, err := b.event(i); err != nil {
+		if ev, err := b.event(i); err != nil {
 			c.report("%w", err)
+		} else if c.content {
+			c.checkContent(ev)
 		}
 		if b.events[i].ordinal != e.deliveries {
 			c.report("event %d: its first delivery is number %d and should be %d", seq, b.events[i].ordinal, e.deliveries)
@@ -204,6 +208,23 @@ func (c *checker) checkBlock(e *extent, b *block, bits *bitReader) (set int64) {
 		}
 	}
 	return set
+}
+
+// checkContent looks for what no publisher can have published, and what therefore is not what was written. Not every change of a byte
+// shows.
+func (c *checker) checkContent(ev *queue.Event) {
+	for _, text := range []string{ev.ID, ev.AccountID, ev.Type, ev.Resource} {
+		if !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+			c.report("event %d: %w: its id, account, type or resource is no text", ev.Seq, errDamaged)
+			break
+		}
+	}
+	for _, object := range [][]byte{ev.Data, ev.Attributes} {
+		if object = bytes.TrimLeft(object, " \t\r\n"); object != nil && (!bytes.HasPrefix(object, []byte("{")) || !utf8.Valid(object) || !json.Valid(object)) {
+			c.report("event %d: %w: its data is no JSON object", ev.Seq, errDamaged)
+			break
+		}
+	}
 }
 
 // checkRows compares the rows of sealed segments with their blocks, and looks for bitmaps of none.
@@ -360,6 +381,9 @@ func (c *checker) checkKept() {
 			return nil
 		}
 		kepts++
+		if c.content {
+			c.checkContent(ev)
+		}
 		if f, _ := fates.Cursor().Seek(k); len(f) != 12 || string(f[:8]) != string(k) {
 			c.report("kept event %d: no delivery refers to it", big.Uint64(k))
 		}

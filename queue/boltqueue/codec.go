@@ -2,12 +2,13 @@ package boltqueue
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
+
+	"herald/store/boltkit"
 )
 
 // errDamaged says that a value on disk is not what was written.
-var errDamaged = errors.New("damaged record")
+var errDamaged = fmt.Errorf("%w record", boltkit.ErrDamaged)
 
 // recordVersion is the first byte of every record; a reader refuses any other.
 const recordVersion = 1

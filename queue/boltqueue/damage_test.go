@@ -94,7 +94,7 @@ func TestDamagedPagesAreNoPanic(t *testing.T) {
 // A bucket that is not there makes bbolt panic where it is used; Open says what is wrong instead.
 func TestOpenWithoutBucket(t *testing.T) {
 	t.Parallel()
-	for _, name := range [][]byte{bucketEvent, bucketLane, bucketFate} {
+	for _, name := range buckets() {
 		path := filepath.Join(t.TempDir(), "queue.db")
 		q, err := Open(Options{Path: path})
 		if err != nil {
@@ -105,6 +105,42 @@ func TestOpenWithoutBucket(t *testing.T) {
 		}
 		if _, err := Open(Options{Path: path}); !errors.Is(err, boltkit.ErrDamaged) || !strings.Contains(err.Error(), "restore it") {
 			t.Errorf("without %s: got %v, want ErrDamaged", name, err)
+		}
+	}
+}
+
+// What no publisher can have published is found in the file, where it would break lists and pushes.
+func TestCheckFileLooksIntoEvents(t *testing.T) {
+	t.Parallel()
+	for what, harm := range map[string]func(*queue.Event){
+		"a type":     func(ev *queue.Event) { ev.Type = "task.\xffreate" },
+		"data":       func(ev *queue.Event) { ev.Data = []byte("\x00{}") },
+		"attributes": func(ev *queue.Event) { ev.Attributes = []byte("[]") },
+	} {
+		path := filepath.Join(t.TempDir(), "queue.db")
+		q, err := Open(Options{Path: path, NoPace: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- q.Run(ctx) }()
+		<-q.Started()
+		bad := event(2, queue.Lane{1})
+		harm(&bad.Event)
+		_, err = q.Accept(t.Context(), []queue.Submission{event(1, queue.Lane{1}), bad})
+		cancel()
+		if err := errors.Join(err, <-ended, q.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if q, err = Open(Options{Path: path}); err != nil {
+			t.Fatal(err)
+		}
+		if err := q.CheckFile(t.Context()); !errors.Is(err, boltkit.ErrDamaged) || !strings.Contains(err.Error(), "event 2: ") || strings.Contains(err.Error(), "event 1: ") {
+			t.Errorf("%s: got %v", what, err)
+		}
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

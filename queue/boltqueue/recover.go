@@ -32,6 +32,12 @@ func (q *Queue) recoverSafely() (err error) {
 // bitmap; of the others the block headers are read. It runs before anything else uses the queue.
 func (q *Queue) recover() error {
 	return q.db.View(func(tx *bolt.Tx) error {
+		// What uses a bucket takes it for granted, also long after the start.
+		for _, name := range buckets() {
+			if tx.Bucket(name) == nil {
+				return fmt.Errorf("%w: bucket %s is missing; restore it from a backup", boltkit.ErrDamaged, name)
+			}
+		}
 		q.seq = tx.Bucket(bucketEvent).Sequence()
 		q.distributed = q.seq
 		if err := q.recoverLanes(tx); err != nil {

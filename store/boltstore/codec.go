@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"herald/store"
+	"herald/store/boltkit"
 )
 
 // The first byte of every value is the version of its kind. It grows when members are added, and a value
@@ -203,7 +204,7 @@ func (r *reader) template() *store.Template {
 		return nil
 	}
 	if err := json.Unmarshal(text, &t.Notification); err != nil {
-		r.err, r.b = fmt.Errorf("value is damaged: its notification: %w", err), nil
+		r.err, r.b = fmt.Errorf("value is %w: its notification: %w", boltkit.ErrDamaged, err), nil
 		return nil
 	}
 	return t
@@ -267,7 +268,7 @@ func (r *reader) policy(s *store.Subscription) {
 	if text := r.text(); text != "" {
 		filter, err := store.ParseFilter([]byte(text))
 		if err != nil { // only what was parsed before is ever written
-			r.err, r.b = fmt.Errorf("value is damaged: its filter: %w", err), nil
+			r.err, r.b = fmt.Errorf("value is %w: its filter: %w", boltkit.ErrDamaged, err), nil
 			return
 		}
 		s.Filter = filter

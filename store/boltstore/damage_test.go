@@ -7,6 +7,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"herald/store"
 	"herald/store/boltkit"
 )
 
@@ -25,5 +26,18 @@ func TestOpenWithoutBucket(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An account whose bucket is not there, or under another name, is not served as one that has nothing.
+func TestOpenWithoutBucketOfAccount(t *testing.T) {
+	t.Parallel()
+	for _, name := range perAccount {
+		path := filepath.Join(t.TempDir(), "store.db")
+		start(t, Options{Path: path}).end()
+		tamper(t, path, func(tx *bolt.Tx) error { return tx.Bucket(name).DeleteBucket([]byte(store.DefaultAccount)) })
+		if _, err := Open(Options{Path: path, Key: testKey}); !errors.Is(err, boltkit.ErrDamaged) {
+			t.Errorf("without the one in %s: got %v, want ErrDamaged", name, err)
+		}
 	}
 }

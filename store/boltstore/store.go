@@ -272,6 +272,9 @@ func (s *Store) load() error {
 		if err := s.checkKey(tx); err != nil {
 			return err
 		}
+		if err := requireAccounts(tx); err != nil {
+			return err
+		}
 		c := tx.Bucket(bucketSubscription).Cursor()
 		for k, v := c.First(); k != nil; k, v = c.Next() {
 			sub, err := decodeClear(k, v)
@@ -300,6 +303,18 @@ func requireBuckets(tx *bolt.Tx) error {
 		}
 	}
 	return nil
+}
+
+// requireAccounts does the same for the buckets of each account. Without one the account would be served as if it had nothing.
+func requireAccounts(tx *bolt.Tx) error {
+	return tx.Bucket(bucketAccount).ForEach(func(id, _ []byte) error {
+		for _, name := range perAccount {
+			if nested(tx, name, string(id)) == nil {
+				return fmt.Errorf("%w: account %q has no bucket in %s; restore it from a backup", boltkit.ErrDamaged, id, name)
+			}
+		}
+		return nil
+	})
 }
 
 func (s *Store) checkKey(tx *bolt.Tx) error {

@@ -3,7 +3,10 @@ package boltstore
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"time"
+
+	"herald/store/boltkit"
 )
 
 // The pieces values are made of: unsigned and zigzag varints as encoding/binary has them, texts and
@@ -34,7 +37,7 @@ func appendTime(b []byte, t time.Time) []byte {
 	return binary.AppendUvarint(b, uint64(t.Nanosecond()))
 }
 
-var errShort = errors.New("value is damaged: it ends early or a length in it is wrong")
+var errShort = fmt.Errorf("value is %w: it ends early or a length in it is wrong", boltkit.ErrDamaged)
 
 // reader takes a value apart. After the first error it returns only zeros, so that a decoder looks
 // at the error once, at its end. What it returns shares no memory with the value.
