@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -318,46 +317,7 @@ func TestSocketHasAdminRightsForItsOwnUserOnly(t *testing.T) {
 	}
 }
 
-// The API over TLS takes up a new certificate without a restart, and keeps the old one while the files do not
-// fit together.
-func TestTLSCertificateIsReloaded(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	writeCertificate(t, cert, key, 1)
-	address := freeAddress(t)
-	text, err := os.ReadFile(configFile(t, dir, address))
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := filepath.Join(dir, "tls.yaml")
-	with := strings.Replace(string(text), "listen: {", fmt.Sprintf("listen: {tls: {cert: %s, key: %s}, ", cert, key), 1)
-	if err := os.WriteFile(config, []byte(with), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	spawn(t, config)
-	serial := func() int64 {
-		c, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
-		if err != nil {
-			return 0
-		}
-		defer c.Close()
-		return c.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
-	}
-	eventually(t, "it serves the first certificate", func() bool { return serial() == 1 })
-	if _, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS11}); err == nil {
-		t.Error("TLS 1.1 was accepted")
-	}
-	if err := os.WriteFile(cert, []byte("half a file"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if got := serial(); got != 1 {
-		t.Errorf("with a broken file it serves %d, want 1", got)
-	}
-	writeCertificate(t, cert, key, 2)
-	eventually(t, "it serves the second certificate", func() bool { return serial() == 2 })
-}
-
+// writeCertificate writes a certificate that vouches for itself, and its key.
 func writeCertificate(t *testing.T, certFile, keyFile string, serial int64) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
