@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"herald/daemon"
 	"herald/daemon/archive"
@@ -161,6 +162,11 @@ func TestContract_BackupOverHTTP(t *testing.T) {
 	if n := a.header.Get("Content-Length"); n != strconv.Itoa(len(a.body)) {
 		t.Errorf("Content-Length is %s of %d", n, len(a.body))
 	}
+	h.eventually("the metrics tell of it", func() bool {
+		text := string(h.as("").do("GET", "/metrics", nil).is(http.StatusOK).body)
+		age := float64(time.Now().Unix()) - sample(t, text, "herald_backup_last_success_timestamp_seconds")
+		return sample(t, text, "herald_backups_total", `"done"`) == 1 && age < 600 && sample(t, text, "herald_backup_last_duration_seconds") > 0
+	})
 	var names []string
 	tr := tar.NewReader(bytes.NewReader(a.body))
 	for {

@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"herald/daemon/api"
 	"herald/daemon/config"
@@ -68,6 +67,7 @@ type Daemon struct {
 	o      Options
 	logger *slog.Logger
 
+	metrics    *metrics
 	store      *boltstore.Store
 	queue      *boltqueue.Queue
 	identity   *identity.Identity
@@ -117,8 +117,9 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 		}
 	}()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o.Version))
+	if d.metrics, err = newMetrics(registry, o.Version, o.Config.DataDir); err != nil {
+		return nil, err
+	}
 	if err := d.openFiles(ctx, registry); err != nil {
 		return nil, err
 	}
@@ -137,16 +138,6 @@ func New(ctx context.Context, o Options) (_ *Daemon, err error) {
 		return nil, err
 	}
 	return d, nil
-}
-
-func buildInfo(version string) prometheus.Collector {
-	g := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name:        "herald_build_info",
-		Help:        "Always 1; the label tells the version.",
-		ConstLabels: prometheus.Labels{"version": version},
-	})
-	g.Set(1)
-	return g
 }
 
 func retention(c *config.Config) queue.Retention {

@@ -30,9 +30,9 @@ func remote(t *testing.T, address string) *herald {
 }
 
 // spawnReady starts a child and waits until it is ready.
-func spawnReady(t *testing.T, config, address string) (*child, *herald) {
+func spawnReady(t *testing.T, config, address string, environ ...string) (*child, *herald) {
 	t.Helper()
-	c := spawn(t, config)
+	c := spawn(t, config, environ...)
 	h := remote(t, address)
 	eventually(t, "the daemon is ready", func() bool {
 		resp, err := httpClient.Get(h.URL + "/readyz")
@@ -221,8 +221,21 @@ func TestSIGHUPReloadsOrRefuses(t *testing.T) {
 	body := `{"type":"a.b","data":{"x":"` + strings.Repeat("x", 2000) + `"}}`
 	h.admin().do("POST", "/events", body).is(202)
 
+	taken := func() (ok, at float64) {
+		t.Helper()
+		text := string(h.as("").do("GET", "/metrics", nil).is(200).body)
+		return sample(t, text, "herald_config_last_reload_successful"), sample(t, text, "herald_config_last_reload_success_timestamp_seconds")
+	}
+	ok, atStart := taken()
+	if ok != 1 {
+		t.Errorf("the start counts as a reload: %v", ok)
+	}
+
 	rewrite(string(original) + "limits: {payload_bytes: 1KiB}\n")
 	h.admin().do("POST", "/events", body).problem(413)
+	if ok, at := taken(); ok != 1 || at <= atStart {
+		t.Errorf("after a reload: %v, at %v, after %v", ok, at, atStart)
+	}
 
 	rewrite(strings.Replace(string(original), adminToken, adminToken+"-new", 1))
 	h.admin().do("GET", "/subscriptions", nil).problem(401)
@@ -235,6 +248,9 @@ func TestSIGHUPReloadsOrRefuses(t *testing.T) {
 		rewrite(c2.text)
 		if out := c.out.String(); !strings.Contains(out, "reload refused") || !strings.Contains(out, c2.want) {
 			t.Errorf("%s: the refusal does not say %q:\n%s", name, c2.want, tail(out, 600))
+		}
+		if ok, at := taken(); ok != 0 || at <= atStart {
+			t.Errorf("%s: after the refusal: %v, at %v", name, ok, at)
 		}
 		h.as(adminToken+"-new").do("POST", "/events", body).is(202)
 	}

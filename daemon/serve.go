@@ -148,10 +148,12 @@ func newLogger(format string, level slog.Leveler, w io.Writer) *slog.Logger {
 func (d *Daemon) Reload(path string, environ []string) {
 	d.notifyReloading()
 	if err := d.tryReload(path, environ); err != nil {
+		d.metrics.reloaded(false)
 		d.logger.Error("reload refused, nothing has changed", "reason", err)
 		d.notifyReady("; the last reload was refused, the log says why")
 		return
 	}
+	d.metrics.reloaded(true)
 	d.logger.Info("configuration reloaded")
 	d.notifyReady("")
 }

@@ -225,7 +225,7 @@ func New(o Options) (*API, error) {
 		a.now = time.Now
 	}
 	a.calls.New = func() any { return newCall(a) }
-	if a.metrics, err = newMetrics(o.Registerer); err != nil {
+	if a.metrics, err = newMetrics(o.Registerer, a.unready); err != nil {
 		return nil, err
 	}
 	a.limiter.entries = make(map[store.TokenHash]*limit)

@@ -497,9 +497,17 @@ func TestHealth(t *testing.T) {
 	if got := wantJSON[jsonObject](t, b.request(http.MethodGet, "/healthz", "", ""), 200)["status"]; got != "ok" {
 		t.Errorf("health: %v", got)
 	}
+	ready := func(want string) {
+		t.Helper()
+		if text := b.request(http.MethodGet, "/metrics", "", "").Body.String(); !strings.Contains(text, "\nherald_ready "+want+"\n") {
+			t.Errorf("herald_ready is not %s", want)
+		}
+	}
 	wantJSON[jsonObject](t, b.request(http.MethodGet, "/readyz", "", ""), 200)
+	ready("1")
 	b.queue.unhealthy = errors.New("the disk is full")
 	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "events", "the disk is full")
+	ready("0")
 	b.queue.unhealthy = errors.Join(fmt.Errorf("commit: %w", &os.PathError{Op: "write", Path: "/var/lib/herald/queue.db", Err: syscall.ENOSPC}), errors.New("x"))
 	if p := wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "no space left on device"); strings.Contains(p.Detail, "/var") {
 		t.Errorf("a path leaks: %s", p.Detail)

@@ -31,11 +31,13 @@ func (a *API) readBackup(c *call) error {
 		return unavailableFor(retryFull, "another backup is under way; there is one at a time")
 	}
 	defer a.backingUp.Store(false)
+	begun := time.Now()
 	// What has to be made before the first byte is sent is not held against the time for an answer.
 	rc := http.NewResponseController(c.ResponseWriter)
 	_ = rc.SetWriteDeadline(time.Time{}) // not every writer has one
 	b, err := a.backup(c.r.Context())
 	if err != nil {
+		a.metrics.backupFailed.Inc()
 		return err
 	}
 	defer func() {
@@ -52,9 +54,13 @@ func (a *API) readBackup(c *call) error {
 		return nil
 	}
 	if _, err := b.WriteTo(&patientWriter{c, rc}); err != nil {
+		a.metrics.backupFailed.Inc()
 		a.logger.WarnContext(c.r.Context(), "backup not sent to its end", "error", err)
 		panic(http.ErrAbortHandler) // the client must see that something is missing
 	}
+	a.metrics.backupDone.Inc()
+	a.metrics.backupSuccess.SetToCurrentTime()
+	a.metrics.backupDuration.Set(time.Since(begun).Seconds())
 	return nil
 }
 

@@ -49,7 +49,7 @@ func askBackup(t *testing.T, s *httptest.Server, token string) (*http.Response, 
 }
 
 // backingUp serves an API that makes its backups like this, with little time for any other answer.
-func backingUp(t *testing.T, backup func(context.Context) (Backup, error)) *httptest.Server {
+func backingUp(t *testing.T, backup func(context.Context) (Backup, error)) (*bed, *httptest.Server) {
 	t.Helper()
 	b := newBed(t)
 	b.api.backup = backup
@@ -57,7 +57,7 @@ func backingUp(t *testing.T, backup func(context.Context) (Backup, error)) *http
 	s.Config.ReadTimeout, s.Config.WriteTimeout = 100*time.Millisecond, 100*time.Millisecond
 	s.Start()
 	t.Cleanup(s.Close)
-	return s
+	return b, s
 }
 
 func TestBackup(t *testing.T) {
@@ -65,7 +65,7 @@ func TestBackup(t *testing.T) {
 	// One that takes longer to make than any other answer may.
 	f := &fakeBackup{text: "all of it", closed: make(chan struct{})}
 	making, made := make(chan struct{}), make(chan struct{})
-	s := backingUp(t, func(ctx context.Context) (Backup, error) {
+	b, s := backingUp(t, func(ctx context.Context) (Backup, error) {
 		close(making)
 		select {
 		case <-ctx.Done():
@@ -89,24 +89,33 @@ func TestBackup(t *testing.T) {
 	time.AfterFunc(300*time.Millisecond, func() { close(made) })
 	<-done
 	<-f.closed
+	if done, failed := counter(t, b.reg, "herald_backups_total", "result", "done"), counter(t, b.reg, "herald_backups_total", "result", "failed"); done != 1 || failed != 0 {
+		t.Errorf("counted %v done and %v failed", done, failed)
+	}
 }
 
 func TestBackupFails(t *testing.T) {
 	t.Parallel()
 	f := &fakeBackup{text: "half of", fail: errors.New("broken"), closed: make(chan struct{})}
-	s := backingUp(t, func(context.Context) (Backup, error) { return f, nil })
+	b, s := backingUp(t, func(context.Context) (Backup, error) { return f, nil })
 	if _, body, err := askBackup(t, s, "adm"); err == nil {
 		t.Errorf("half of it came without an error: %q", body)
 	}
 	<-f.closed
-	s = backingUp(t, func(context.Context) (Backup, error) { return nil, NoRoom("there is no room for %d", 7) })
+	if done, failed := counter(t, b.reg, "herald_backups_total", "result", "done"), counter(t, b.reg, "herald_backups_total", "result", "failed"); done != 0 || failed != 1 {
+		t.Errorf("counted %v done and %v failed", done, failed)
+	}
+	b, s = backingUp(t, func(context.Context) (Backup, error) { return nil, NoRoom("there is no room for %d", 7) })
 	if res, body, _ := askBackup(t, s, "adm"); res.StatusCode != 503 || !strings.Contains(body, "no room for 7") {
 		t.Errorf("without room: %d %s", res.StatusCode, body)
 	}
 	if res, _, _ := askBackup(t, s, "sub"); res.StatusCode != 403 {
 		t.Errorf("without the scope: %d", res.StatusCode)
 	}
-	s = backingUp(t, noBackup)
+	if failed := counter(t, b.reg, "herald_backups_total", "result", "failed"); failed != 1 {
+		t.Errorf("counted %v failed", failed)
+	}
+	_, s = backingUp(t, noBackup)
 	if res, _, _ := askBackup(t, s, "adm"); res.StatusCode != 503 {
 		t.Errorf("without anything to back up: %d", res.StatusCode)
 	}

@@ -39,6 +39,14 @@ func (a *API) health(c *call) error {
 
 // readiness says whether an event would be made durable now.
 func (a *API) readiness(c *call) error {
+	if err := a.unready(); err != nil {
+		return err
+	}
+	return c.answer(http.StatusOK, health{"ready", a.version})
+}
+
+// unready says why no event would be made durable now, or nil.
+func (a *API) unready() error {
 	if err := a.ready(); err != nil {
 		return notServing(err)
 	}
@@ -48,7 +56,7 @@ func (a *API) readiness(c *call) error {
 	if err := a.store.Healthy(); err != nil {
 		return notDurable("accounts and subscriptions", err)
 	}
-	return c.answer(http.StatusOK, health{"ready", a.version})
+	return nil
 }
 
 // notServing is for the times before and after the daemon serves.

@@ -32,10 +32,17 @@ type metrics struct {
 	duplicates prometheus.Counter
 	refused    *prometheus.CounterVec
 
+	backupDone, backupFailed      prometheus.Counter
+	backupSuccess, backupDuration prometheus.Gauge
+
 	stray *endpointMetrics // requests that reached no endpoint
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+// newMetrics registers the metrics; unready is asked by each scrape.
+func newMetrics(r prometheus.Registerer, unready func() error) (*metrics, error) {
+	backups := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "herald_backups_total", Help: "Backups begun, by how they ended.",
+	}, []string{"result"})
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "herald_api_requests_total",
@@ -62,6 +69,15 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "herald_api_publications_refused_total",
 			Help: "Publishing requests refused after access was granted, by reason.",
 		}, []string{"reason"}),
+		backupDone: backups.WithLabelValues("done"), backupFailed: backups.WithLabelValues("failed"),
+		backupSuccess: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "herald_backup_last_success_timestamp_seconds",
+			Help: "When the last backup had been sent to its end; 0 if none was since the start.",
+		}),
+		backupDuration: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "herald_backup_last_duration_seconds",
+			Help: "How long the last backup that was sent to its end took, the sending included.",
+		}),
 	}
 	for _, reason := range refusals() {
 		m.refused.WithLabelValues(reason)
@@ -70,7 +86,17 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inFlight, m.accepted, m.duplicates, m.refused} {
+	ready := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "herald_ready", Help: "1 if an event published now would be made durable, as /readyz has it, else 0.",
+	}, func() float64 {
+		if unready() != nil {
+			return 0
+		}
+		return 1
+	})
+	for _, c := range []prometheus.Collector{
+		m.requests, m.duration, m.inFlight, m.accepted, m.duplicates, m.refused, backups, m.backupSuccess, m.backupDuration, ready,
+	} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register the metrics of the API: %w", err)
 		}
