@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -96,7 +97,9 @@ func configFile(t *testing.T, dir, address string, settings ...string) string {
 func spawn(t *testing.T, config string, environ ...string) *child {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(append(os.Environ(), serveVariable+"="+config), environ...)
+	// A variable of the tests' own is none that a daemon knows.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "HERALD_") })
+	cmd.Env = append(append(cmd.Env, serveVariable+"="+config), environ...)
 	return launch(t, "the daemon", cmd)
 }
 
