@@ -258,7 +258,7 @@ func (all served) mentions(t *testing.T, what, text string) {
 
 func TestDocs_AlertRulesReadWhatIsServed(t *testing.T) {
 	t.Parallel()
-	all := readSeries(string(start(t).as("").do("GET", "/metrics", nil).is(200).body))
+	all := readSeries(string(newTLSFiles(t).start().as("").do("GET", "/metrics", nil).is(200).body))
 	for _, r := range alertRules(t) {
 		known := all.reads(t, r.Alert, r.Expr)
 		for _, text := range r.Annotations {
@@ -311,7 +311,7 @@ func readDashboard(t *testing.T) dashboard {
 func TestDocs_DashboardShowsWhatIsServed(t *testing.T) {
 	t.Parallel()
 	d := readDashboard(t)
-	all := readSeries(string(start(t).as("").do("GET", "/metrics", nil).is(200).body))
+	all := readSeries(string(newTLSFiles(t).start().as("").do("GET", "/metrics", nil).is(200).body))
 	var rows []string
 	taken := make(map[[2]int]string) // what stands at a place of the grid
 	ids := make(map[int]bool)
