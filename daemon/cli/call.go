@@ -124,7 +124,7 @@ func listJSON(ctx context.Context, w io.Writer, api *client.Client, path []strin
 		if n == 0 {
 			lead = "[\n  "
 		}
-		if _, err := out.WriteString(lead + b.String()); err != nil {
+		if _, err := out.WriteString(lead + string(escaped(b.Bytes()))); err != nil {
 			return err
 		}
 		if n++; n == limit {
@@ -184,12 +184,15 @@ func confirm(s Streams, yes bool, question string) error {
 	return agreed(s.Stdin, s.Stderr, question)
 }
 
+// maxAnswer is more than any answer that is meant.
+const maxAnswer = 64
+
 // agreed asks, and takes anything but a yes as a no.
 func agreed(in io.Reader, out io.Writer, question string) error {
 	if _, err := fmt.Fprintf(out, "%s [y/N] ", question); err != nil {
 		return err
 	}
-	line, err := bufio.NewReader(in).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(in, maxAnswer)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -218,8 +221,15 @@ func (w Watching) watch(ctx context.Context, s Streams, a API, look func() (answ
 		clear = "\x1b[H\x1b[2J"
 	}
 	var before []byte
+	rest := lull{s: s}
 	for {
 		answer, over, err := look()
+		if before != nil && rest.begins(ctx, err) {
+			if !pause(ctx, w.Interval) {
+				return nil
+			}
+			continue
+		}
 		if err != nil {
 			return ended(ctx, err)
 		}
@@ -241,6 +251,26 @@ func (w Watching) watch(ctx context.Context, s Streams, a API, look func() (answ
 			return nil
 		}
 	}
+}
+
+// lull is for commands that look again and again: a daemon that is restarted is no reason for them to end.
+type lull struct {
+	s    Streams
+	told bool
+}
+
+// begins says whether err means no more than that the daemon does not answer now, and tells so once.
+func (l *lull) begins(ctx context.Context, err error) bool {
+	if _, ok := errors.AsType[*client.UnreachableError](err); !ok || ctx.Err() != nil {
+		l.told = false
+		return false
+	}
+	if !l.told {
+		l.told = true
+		// Where it cannot be told, looking on is still right.
+		_, _ = fmt.Fprintln(l.s.Stderr, harmless(err.Error())+": trying on")
+	}
+	return true
 }
 
 // minInterval keeps a person from measuring the daemon by accident.

@@ -51,15 +51,22 @@ func (s Streams) Colour(w io.Writer) bool {
 	return Terminal(w)
 }
 
-// Terminal says whether a stream is a character device, which for a standard stream means that a person is
+// Terminal says whether a stream is a character device other than /dev/null, which for a standard stream means that a person is
 // likely to be looking at it.
 func Terminal(stream any) bool {
+	if in, ok := stream.(*input); ok {
+		stream = in.Reader
+	}
 	f, ok := stream.(*os.File)
 	if !ok {
 		return false
 	}
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
 
 // Exit codes of every command.
@@ -103,9 +110,14 @@ func Exit(s Streams, err error) int {
 	if _, silent := errors.AsType[*silentError](err); silent {
 		return code
 	}
-	text := "herald: " + explain(err) + "\n"
+	// The words may be the daemon's, and hold what somebody else has written.
+	lines := strings.Split(explain(err), "\n")
+	for i := range lines {
+		lines[i] = harmless(lines[i])
+	}
+	text := "herald: " + strings.Join(lines, "\n") + "\n"
 	if s.Colour(s.Stderr) {
-		text = "\x1b[31mherald:\x1b[0m " + explain(err) + "\n"
+		text = "\x1b[31mherald:\x1b[0m" + strings.TrimPrefix(text, "herald:")
 	}
 	// There is nowhere left to report that standard error cannot be written to.
 	_, _ = io.WriteString(s.Stderr, text)

@@ -364,7 +364,7 @@ func TestExitCodes(t *testing.T) {
 
 func TestColour(t *testing.T) {
 	t.Parallel()
-	device, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	device, err := os.OpenFile("/dev/zero", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -137,6 +137,14 @@ type batch struct {
 	events      int
 }
 
+// before is how many lines there are before those of the batch; when it has none, before the one being read.
+func (b *batch) before(read int) int {
+	if b.events == 0 {
+		return read
+	}
+	return b.first - 1
+}
+
 // file publishes the lines of a file, batch by batch.
 func (c EventPublish) file(ctx context.Context, s Streams, api *client.Client) error {
 	in, size, done, err := open(s, c.File)
@@ -160,7 +168,7 @@ func (c EventPublish) file(ctx context.Context, s Streams, api *client.Client) e
 		ids, err := patiently(ctx, func() ([]string, error) { return api.PublishLines(ctx, bytes.NewReader(b.body.Bytes()), key) })
 		if err != nil {
 			bar.end()
-			return errors.Join(fmt.Errorf("lines %d to %d were not published, the %d events before them were; go on with: tail -n +%d FILE | herald event publish -",
+			return errors.Join(fmt.Errorf("lines %d to %d may not be published, the %d events before them are; go on with: tail -n +%d FILE | herald event publish -",
 				b.first, b.last, published, b.first), err, out.Flush())
 		}
 		published += b.events
@@ -178,7 +186,9 @@ func (c EventPublish) file(ctx context.Context, s Streams, api *client.Client) e
 	for {
 		line, err := lines.ReadBytes('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
-			return err
+			bar.end()
+			return errors.Join(fmt.Errorf("read %s: the %d events of the first %d lines are published; go on with: tail -n +%d FILE | herald event publish -",
+				c.File, published, b.before(number), b.before(number)+1), err, out.Flush())
 		}
 		over := err != nil
 		number++

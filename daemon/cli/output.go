@@ -3,20 +3,47 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
 // printJSON writes v indented, which both people and programs can read.
 func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(escaped(b.Bytes()))
+	return err
 }
+
+// escaped writes those characters of a JSON text that a terminal would obey, and JSON allows in a text as they are, by their numbers: the
+// same JSON for a program.
+func escaped(text []byte) []byte {
+	if !bytes.ContainsFunc(text, obeyed) {
+		return text
+	}
+	var out []byte
+	for _, r := range string(text) {
+		if obeyed(r) {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	return out
+}
+
+// obeyed are those of commands that stand in JSON as they are; line ends and tabs are between its texts.
+func obeyed(r rune) bool { return r >= 0x7f && commands(r) }
 
 // table writes rows in columns under a heading, the same on a terminal and into a pipe. Cells come from the daemon's data: what
 // is not printable is replaced, so that a name cannot move the cursor of the terminal.
@@ -285,13 +312,23 @@ func printable(s string) string {
 	if s == "" {
 		return "-"
 	}
+	return harmless(s)
+}
+
+// harmless replaces what a terminal would obey, or what turns the order of what stands around it. U+FFFD is what invalid bytes decode
+// to.
+func harmless(s string) string {
 	return strings.Map(func(r rune) rune {
-		// C0, DEL and C1 are the controls of terminals; U+FFFD is what invalid bytes decode to.
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
+		if commands(r) {
 			return '\uFFFD'
 		}
 		return r
 	}, s)
+}
+
+// commands says whether a character tells a terminal what to do: C0, DEL, C1, and the embeddings, overrides and isolates of bidirectional text.
+func commands(r rune) bool {
+	return r < ' ' || r >= 0x7f && r < 0xa0 || unicode.Is(unicode.Bidi_Control, r) && r >= '\u202a'
 }
 
 // moment prints a time to the second, in UTC.

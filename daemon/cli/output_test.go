@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -17,7 +19,7 @@ import (
 // onTerminal are streams of which the program believes that a person looks at them.
 func onTerminal(t *testing.T, environ ...string) Streams {
 	t.Helper()
-	device, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	device, err := os.OpenFile("/dev/zero", os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,5 +160,83 @@ func TestPast(t *testing.T) {
 		if got, err := past(text, now); err == nil {
 			t.Errorf("past(%q) = %s, want an error", text, got)
 		}
+	}
+}
+
+// What somebody else has written reaches a terminal in no form that it would obey, and programs unchanged.
+func TestOthersWordsAreHarmless(t *testing.T) {
+	t.Parallel()
+	evil := "a\x1b[31mb\u009b2Jc\u202ed\x7f"
+	o := do(nil, func(Streams) error { return &client.Problem{StatusCode: 400, Detail: evil + "\nsecond line"} })
+	if o.stderr != "herald: a\ufffd[31mb\ufffd2Jc\ufffdd\ufffd\nsecond line (400)\n" {
+		t.Errorf("an error: %q", o.stderr)
+	}
+	var b bytes.Buffer
+	if err := printJSON(&b, map[string]string{"x": evil}); err != nil {
+		t.Fatal(err)
+	}
+	var back map[string]string
+	if err := json.Unmarshal(b.Bytes(), &back); err != nil || back["x"] != evil {
+		t.Errorf("JSON is not the same: %q, %v", back["x"], err)
+	}
+	if strings.ContainsFunc(strings.ReplaceAll(b.String(), "\n", ""), commands) {
+		t.Errorf("JSON: %q", b.String())
+	}
+}
+
+// A command that waits for what comes on standard input ends when it is told to.
+func TestInputEnds(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(r.Close(), w.Close()) }()
+	ctx, cancel := context.WithCancel(t.Context())
+	in := &input{Reader: r, ctx: ctx}
+	if _, err := w.WriteString("line"); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 10)
+	if n, err := in.Read(b); string(b[:n]) != "line" || err != nil {
+		t.Errorf("read %q, %v", b[:n], err)
+	}
+	time.AfterFunc(time.Millisecond, cancel)
+	if _, err := io.ReadAll(in); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+func TestNullIsNoTerminal(t *testing.T) {
+	t.Parallel()
+	f, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if Terminal(f) || Terminal(&input{Reader: f, ctx: t.Context()}) {
+		t.Error("/dev/null is taken for a terminal")
+	}
+}
+
+// A daemon that is restarted does not end those who watch it.
+func TestLull(t *testing.T) {
+	t.Parallel()
+	var errs bytes.Buffer
+	l := lull{s: Streams{Stderr: &errs}}
+	gone := fmt.Errorf("look: %w", &client.UnreachableError{Address: "data/herald.sock", Err: errors.New("refused")})
+	for range 3 {
+		if !l.begins(t.Context(), gone) {
+			t.Error("it ends")
+		}
+	}
+	if n := strings.Count(errs.String(), "\n"); n != 1 || !strings.Contains(errs.String(), "data/herald.sock") {
+		t.Errorf("told %d times: %s", n, errs.String())
+	}
+	if l.begins(t.Context(), &client.Problem{StatusCode: 404}) || l.begins(t.Context(), nil) {
+		t.Error("a refusal is taken for a restart")
+	}
+	if !l.begins(t.Context(), gone) || strings.Count(errs.String(), "\n") != 2 {
+		t.Errorf("the next one is not told: %s", errs.String())
 	}
 }

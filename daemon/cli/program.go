@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -67,15 +68,46 @@ func (p Program) Run(args []string, s Streams) int {
 	}
 	// Only commands that take a context get the signals this way.
 	ctx, stop := context.Background(), func() {}
+	in := &input{Reader: s.Stdin, ctx: ctx}
+	s.Stdin = in
 	defer func() { stop() }()
 	err = parsed.BindToProvider(func() (context.Context, error) {
 		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+		in.ctx = ctx
 		return ctx, nil
 	})
 	if err != nil {
 		return Exit(s, err)
 	}
 	return Exit(s, parsed.Run(s, ReadVersion(p.Number), example(p.Example)))
+}
+
+// input is standard input for commands that take the signals themselves: a read that waits ends with the context, which nothing
+// else can end when it is of a terminal or a pipe.
+type input struct {
+	io.Reader
+	ctx context.Context //nolint:containedctx // it lives for one command line
+}
+
+// Read implements io.Reader.
+func (r *input) Read(p []byte) (n int, err error) {
+	if r.ctx.Done() == nil {
+		return r.Reader.Read(p)
+	}
+	own := make([]byte, len(p)) // what is abandoned may still write to it
+	done := make(chan struct{})
+	var got int
+	var gotErr error
+	go func() { // it ends with the process at the latest
+		got, gotErr = r.Reader.Read(own)
+		close(done)
+	}()
+	select {
+	case <-r.ctx.Done():
+		return 0, r.ctx.Err()
+	case <-done:
+		return copy(p, own[:got]), gotErr
+	}
 }
 
 // misunderstood is the error for a command line that is not understood: with the place where help is, or, when

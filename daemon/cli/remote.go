@@ -62,7 +62,7 @@ func (r Remote) client(s Streams, version string) (*client.Client, error) {
 	}
 	c, err := client.New(o)
 	if err != nil {
-		return nil, Usage(err)
+		return nil, Usage(fmt.Errorf("--url (HERALD_URL), HERALD_TOKEN or --account is wrong: %w", err))
 	}
 	return c, nil
 }

@@ -27,7 +27,7 @@ type Tail struct {
 
 // Help is shown below the summary.
 func (Tail) Help() string {
-	return `Prints a line whenever a delivery is new or its state has changed, and what went wrong where something did, until Ctrl-C. It asks the daemon from time to time, and looks at up to 1,000 of the newest deliveries: on a busy daemon choose a subscription.
+	return `Prints a line whenever a delivery is new or its state has changed, and what went wrong where something did, until Ctrl-C, also over a restart of the daemon. It asks the daemon from time to time, and looks at up to 1,000 of the newest deliveries: on a busy daemon choose a subscription.
 
 Examples:
 
@@ -89,8 +89,13 @@ func (c Tail) Run(ctx context.Context, s Streams, v Version) error {
 	} else {
 		seen = make(map[string]tailed)
 	}
+	rest := lull{s: s}
 	for {
-		if seen, since, err = c.look(ctx, s, api, since, seen, tailWindow); err != nil {
+		now, next, err := c.look(ctx, s, api, since, seen, tailWindow)
+		switch {
+		case err == nil:
+			seen, since = now, next
+		case !rest.begins(ctx, err):
 			return ended(ctx, err)
 		}
 		if !pause(ctx, c.Interval) {
@@ -164,7 +169,7 @@ func (c Tail) line(ctx context.Context, s Streams, api *client.Client, d tailed,
 			return err
 		}
 		b.WriteByte('\n')
-		_, err := s.Stdout.Write(b.Bytes())
+		_, err := s.Stdout.Write(escaped(b.Bytes()))
 		return err
 	}
 	why := ""
