@@ -31,7 +31,8 @@ type Engine interface {
 type Open func(t testing.TB, dir string) Engine
 
 // Run runs the suite: every scenario without a break, with a clean restart after each of its steps, and
-// with a crash after each: the files are copied while the engine runs, and the copy is opened.
+// with a crash after each: the files are copied while the engine runs, and the copy is opened. With -short, which is for the race
+// detector, the clean restarts are left out: after a crash more happens.
 func Run(t *testing.T, open Open) {
 	modes := []struct {
 		name string
@@ -41,6 +42,9 @@ func Run(t *testing.T, open Open) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			for _, m := range modes {
+				if testing.Short() && m.mode == restarted {
+					continue
+				}
 				t.Run(m.name, func(t *testing.T) {
 					dir := t.TempDir()
 					synctest.Test(t, func(t *testing.T) {

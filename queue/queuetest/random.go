@@ -3,6 +3,7 @@ package queuetest
 import (
 	"fmt"
 	"math/rand/v2"
+	"testing"
 	"time"
 
 	"herald/queue"
@@ -10,10 +11,18 @@ import (
 
 func randomScenarios() []scenario {
 	var list []scenario
-	for seed := range uint64(6) {
+	for seed := range seeds() {
 		list = append(list, scenario{fmt.Sprint("Random", seed), func(r *rig) { random(r, seed) }})
 	}
 	return list
+}
+
+// seeds is how many loads are made up of each kind. Each goes on one goroutine: the race detector needs few of them.
+func seeds() uint64 {
+	if testing.Short() {
+		return 2
+	}
+	return 6
 }
 
 // known is what the model says of a delivery.

@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"slices"
-	"testing"
 	"time"
 
 	"herald/queue"
@@ -13,11 +12,7 @@ import (
 
 func shapedScenarios() []scenario {
 	var list []scenario
-	seeds := uint64(6)
-	if testing.Short() {
-		seeds = 2
-	}
-	for seed := range seeds {
+	for seed := range seeds() {
 		list = append(list, scenario{fmt.Sprint("Shaped", seed), func(r *rig) { shaped(r, seed) }})
 	}
 	return list
