@@ -245,6 +245,9 @@ func (a *APNs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if !c.looks() {
+		return // the client may not have closed the connection yet, and sends this again
+	}
 	payload, err := io.ReadAll(io.LimitReader(r.Body, 4*apnsMaxPayload))
 	if err != nil {
 		return // the client broke it off

@@ -72,6 +72,7 @@ type apnsConn struct {
 	open     map[uint32]struct{}
 	last     uint32 // the highest stream so far
 	going    bool   // a GOAWAY went out
+	unseen   bool   // and with it the word that nothing under way was looked at
 	finished bool
 }
 
@@ -215,7 +216,7 @@ func (c *apnsConn) goAway(reason string, unseen bool) error {
 		return err
 	}
 	last := c.last
-	if unseen {
+	if c.unseen = unseen; unseen {
 		last = 0
 		clear(c.open)
 	}
@@ -225,6 +226,13 @@ func (c *apnsConn) goAway(reason string, unseen bool) error {
 		return err
 	}
 	return c.finish()
+}
+
+// looks says whether what is under way may be looked at.
+func (c *apnsConn) looks() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.unseen
 }
 
 // inject sends a frame of the connection. The lock is held.
