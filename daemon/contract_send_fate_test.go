@@ -224,7 +224,7 @@ func TestContract_Send_ProviderThatHangsHoldsUpNobodyElse(t *testing.T) {
 		s.ends(a.send(to("ann"), shows("x")), "SENT")
 		s.ends(b.send(to("ann"), shows("x")), "SENT")
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > prompt {
 		t.Errorf("beside the slow ones the others took %v", took)
 	}
 	if len(s.requests("phone")) != 3 || s.apns.Sent(iphone("ann")) != 3 || len(s.got(endpoint)) != 3 {
@@ -259,7 +259,7 @@ func TestContract_Send_PushServiceThatHangsHoldsUpNobodyElse(t *testing.T) {
 	s.eventually("the slow ones are tried", func() bool { return slow.Requests() > 0 })
 	began := time.Now()
 	s.ends(a.send(to("ann"), shows("x")), "SENT")
-	if took := time.Since(began); took > 3*time.Second || len(s.got(endpoint)) != 1 {
+	if took := time.Since(began); took > prompt || len(s.got(endpoint)) != 1 {
 		t.Errorf("beside the slow ones a browser got %d after %v", len(s.got(endpoint)), took)
 	}
 	slow.Close()

@@ -28,6 +28,10 @@ const adminToken = "test-admin-token-0123456789abcdef"
 // may be busy; nothing waits for it in a test that passes.
 const patience = 20 * time.Second
 
+// prompt is within what time a delivery arrives that nothing holds up, on a busy machine as well. One that waits for a receiver or a
+// provider that hangs takes longer.
+const prompt = patience / 2
+
 // herald is a running daemon that is driven over HTTP only.
 type herald struct {
 	t      *testing.T
