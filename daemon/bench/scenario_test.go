@@ -157,8 +157,12 @@ func TestRunReplay(t *testing.T) {
 			// 300 events at 1,000 a second go on after the live ones of 150 ms; where those take longer nothing is left.
 			if rest := p.Parts[0].Rest; name == "killed" {
 				left := 300 - p.Parts[0].Beside.Deliveries
-				if rest == nil && left != 0 || rest != nil && (rest.Deliveries == 0 || rest.Deliveries != left || rest.PerSecond > 1100) {
+				if rest == nil && left != 0 || rest != nil && (rest.Deliveries == 0 || rest.Deliveries != left) {
 					t.Errorf("the rest %+v of %d", rest, left)
+				}
+				// On a busy machine the rest may catch up with the rate, but all of it cannot be far ahead.
+				if beside := p.Parts[0].Beside; rest != nil && 300/(beside.Seconds+rest.Seconds) > 2000 {
+					t.Errorf("beside live events %+v, and then %+v, at 1,000 a second", beside, rest)
 				}
 			}
 			// The live events end with the replay.
