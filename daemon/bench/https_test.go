@@ -95,11 +95,7 @@ func TestHTTPSReceiverBehaviours(t *testing.T) {
 			if resp, err := client.Do(pushOf(t, rs.all[1].url(), 1)); err != nil || resp.StatusCode != 500 {
 				t.Errorf("failing: %v, %v", resp, err)
 			}
-			impatient := *client
-			impatient.Timeout = 50 * time.Millisecond
-			if _, err := impatient.Do(pushOf(t, rs.all[2].url(), 1)); err == nil {
-				t.Error("hanging: answered")
-			}
+			unanswered(t, client, rs.all[2])
 			answered := make(chan error, 1)
 			go func() {
 				_, err := client.Do(pushOf(t, rs.all[2].url(), 2))
@@ -146,7 +142,7 @@ func TestRunHTTPS(t *testing.T) {
 		"HTTP/1.1": {"", []string{"--tls"}, func(r *Report) bool {
 			return !r.Options.HTTP2 && r.TLS.WarmUp > 0 && r.TLS.Per1000 < 1000 && r.Ceilings.Deliver > 0
 		}},
-		"HTTP/2":  {"", []string{"--tls", "--http2", "--no-ceilings"}, func(r *Report) bool { return r.Options.HTTP2 && r.TLS.Handshakes < 10 }},
+		"HTTP/2":  {"", []string{"--tls", "--http2", "--no-ceilings"}, func(r *Report) bool { return r.Options.HTTP2 && r.TLS.Per1000 < 300 }},
 		"several": {"", []string{"--tls", "--events", "40", "--fan-out", "4", "--failing", "0.25", "--hanging", "0.25"}, func(r *Report) bool { return r.Deliveries == 80 && r.Failing.Pushes > 0 }},
 		"batches": {"", []string{"--tls", "--http2", "--no-ceilings", "--batch", "10", "--records", "10"}, func(r *Report) bool { return r.Pushes == 20 && r.Verified > 0 }},
 		// The meter shows what it is for: connections that are not used again.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -27,8 +28,12 @@ func staged(t *testing.T, fault string, args ...string) (*ScenarioReport, error)
 // whole tells whether a stretch has its figures.
 func (s *Stretch) whole() bool {
 	return s.Events > 0 && s.EventsPerSecond > 0 && s.AckedPerSecond > 0 && s.EndToEnd.Count >= uint64(s.Events) &&
-		s.Ack.P99 > 0 && s.UsualP99 > 0 && s.DiskP99 > 0
+		s.Ack.P99 > 0 && (s.UsualP99 > 0 || !usual(s.EndToEnd.Count, s.Seconds)) && s.DiskP99 > 0
 }
+
+// usual tells whether so many events came, in so many seconds and the two that were cut, that one second has the twenty which make
+// a figure of their own. On a busy machine there are fewer.
+func usual(events uint64, seconds float64) bool { return float64(events) >= 20*(seconds+2) }
 
 func (c *Condition) whole() bool {
 	return c.Paced.whole() && c.Full.whole() && c.Paced.Lateness != nil && c.Full.Lateness == nil && c.Paced.Events == 30
@@ -52,10 +57,12 @@ func TestRunIsolation(t *testing.T) {
 			if i == nil || r.Backlog != nil || len(i.Beside) != r.Options.Rounds || len(i.Alone) != len(i.Beside)+1 {
 				t.Fatalf("report %+v", i)
 			}
+			known := true // the usual figures of the paced stretches
 			for _, c := range append(i.Alone, i.Beside...) {
 				if !c.whole() {
 					t.Errorf("condition %+v", c)
 				}
+				known = known && c.Paced.UsualP99 > 0
 			}
 			if i.Held != i.Expected || i.Expected != 3*int64(i.Bad)*i.Pending*int64(len(i.Beside)) || r.Lost != 0 || r.Verified == 0 {
 				t.Errorf("%d of %d held, findings %+v", i.Held, i.Expected, r.Findings)
@@ -63,7 +70,7 @@ func TestRunIsolation(t *testing.T) {
 			if i.Hanging.Receivers != i.Bad || i.Failing.Receivers != i.Bad || i.Hanging.Pushes == 0 || i.Failing.Pushes == 0 {
 				t.Errorf("hanging %+v, failing %+v", i.Hanging, i.Failing)
 			}
-			if i.PacedP50Ratio <= 0 || i.PacedP99Ratio <= 0 || i.PacedUsualP99Ratio <= 0 || i.PacedRateRatio <= 0 || i.FullRateRatio <= 0 || i.FullP99Ratio <= 0 {
+			if i.PacedP50Ratio <= 0 || i.PacedP99Ratio <= 0 || known && i.PacedUsualP99Ratio <= 0 || i.PacedRateRatio <= 0 || i.FullRateRatio <= 0 || i.FullP99Ratio <= 0 {
 				t.Errorf("ratios %+v", i)
 			}
 			if (i.Kill != nil) != (name == "killed") {
@@ -138,7 +145,7 @@ func TestRunReplay(t *testing.T) {
 				t.Errorf("replay %+v, findings %+v", p, r.Findings)
 			}
 			for n := range p.Alone {
-				if s := &p.Alone[n]; !s.whole() || len(s.Each) != 2 || s.Each[0].EndToEnd.P99 <= 0 || s.Each[1].UsualP99 <= 0 || s.Each[0].EndToEnd.Count+s.Each[1].EndToEnd.Count != s.EndToEnd.Count {
+				if s := &p.Alone[n]; !s.whole() || len(s.Each) != 2 || s.Each[0].EndToEnd.P99 <= 0 || s.Each[1].UsualP99 <= 0 && usual(s.Each[1].EndToEnd.Count, s.Seconds) || s.Each[0].EndToEnd.Count+s.Each[1].EndToEnd.Count != s.EndToEnd.Count {
 					t.Errorf("alone %+v", s)
 				}
 			}
@@ -169,8 +176,10 @@ func TestRunReplay(t *testing.T) {
 			if name == "short" && p.Parts[0].Live.Events >= p.Alone[0].Events {
 				t.Errorf("%d events beside, %d alone", p.Parts[0].Live.Events, p.Alone[0].Events)
 			}
-			for _, q := range []ReplayRatios{p.Same, p.Other} {
-				if name != "short" && (q.P50Ratio <= 0 || q.P99Ratio <= 0 || q.UsualP99Ratio <= 0) {
+			for i, q := range []ReplayRatios{p.Same, p.Other} {
+				known := !slices.ContainsFunc(p.Alone, func(s Stretch) bool { return s.Each[i].UsualP99 == 0 }) &&
+					!slices.ContainsFunc(p.Parts, func(part *ReplayPart) bool { return part.Live.Each[i].UsualP99 == 0 })
+				if name != "short" && (q.P50Ratio <= 0 || q.P99Ratio <= 0 || known && q.UsualP99Ratio <= 0) {
 					t.Errorf("ratios %+v", q)
 				}
 			}
