@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -302,10 +303,12 @@ func TestContract_Order_KeysAreValues(t *testing.T) {
 	h := start(t, steady)
 	r := receive(t)
 	r.failing(1, numbered(t, 0))
-	h.subscribe(r.URL, fields{"delivery": fields{"ordering": "key", "orderingKey": "k", "retrySchedule": []string{"1s"}}})
+	h.subscribe(r.URL, fields{"delivery": fields{"ordering": "key", "orderingKey": "k", "retrySchedule": []string{"3s"}}})
+	var events []string // in one call, so that all are there long before the retry
 	for i, k := range []string{`1`, `1.0`, `"1"`, `"\u0031"`, `1e0`, `true`, `null`, `{"a":1}`, `[1]`, `10`} {
-		h.admin().do("POST", "/events", fmt.Sprintf(`{"type":"task.create","data":{"n":%d,"k":%s}}`, i, k)).is(202)
+		events = append(events, fmt.Sprintf(`{"type":"task.create","data":{"n":%d,"k":%s}}`, i, k))
 	}
+	h.admin().do("POST", "/events", "["+strings.Join(events, ",")+"]").is(202)
 	got := numbers(t, r.wait(11))
 	at := slices.Index(got[1:], 0) + 1
 	// The key that waits is the number one.

@@ -199,7 +199,8 @@ func TestContract_TLSConnectionsAreReused(t *testing.T) {
 			before := int64(0)
 			for round, most := range []int64{c.first, c.more} {
 				h.admin().do("POST", "/events", many(1000)).is(202)
-				h.eventually("a thousand pushes more have arrived", func() bool { return r.pushes.Load() >= int64(1000*(round+1)) })
+				// That many are much work for a machine that is busy, and for the race detector.
+				within(t, 4*patience, "a thousand pushes more have arrived", func() bool { return r.pushes.Load() >= int64(1000*(round+1)) })
 				n := r.handshakes.Load() - before
 				before += n
 				t.Logf("%s: %d handshakes in the thousand pushes of round %d", name, n, round+1)
