@@ -75,6 +75,10 @@ func Compact(ctx context.Context, path string, copied func(n, of int64)) (before
 		return before, 0, err
 	}
 	before, err = usage(f, m)
+	var old os.FileInfo
+	if err == nil {
+		old, err = f.Stat()
+	}
 	if err == nil {
 		err = verify(ctx, f, m, true)
 	}
@@ -91,7 +95,7 @@ func Compact(ctx context.Context, path string, copied func(n, of int64)) (before
 			copied(n, before.Bytes-before.Free)
 		}
 	}}
-	if err := c.into(from, tmp); err != nil {
+	if err := c.into(from, tmp, old); err != nil {
 		if rerr := os.Remove(tmp); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
 			err = errors.Join(err, rerr)
 		}
@@ -111,8 +115,8 @@ func Compact(ctx context.Context, path string, copied func(n, of int64)) (before
 	return before, fi.Size(), nil
 }
 
-// into makes the new file and leaves it synced.
-func (c *compaction) into(from *bolt.DB, tmp string) (err error) {
+// into makes the new file, with the owner and the mode of the old one, and leaves it synced.
+func (c *compaction) into(from *bolt.DB, tmp string, old os.FileInfo) (err error) {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -153,16 +157,17 @@ func (c *compaction) into(from *bolt.DB, tmp string) (err error) {
 		return err
 	}
 	to = nil
-	return finish(tmp, size)
+	return finish(tmp, size, old)
 }
 
-// finish cuts off what bbolt reserved at the end of a file that nobody has open, and syncs it.
-func finish(path string, size int64) error {
+// finish cuts off what bbolt reserved at the end of a file that nobody has open, gives it to the owner of the old one, whose daemon has
+// to open it also when root compacts, and syncs it.
+func finish(path string, size int64, old os.FileInfo) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Truncate(max(size, 4*pageSize)), f.Sync(), f.Close())
+	return errors.Join(f.Truncate(max(size, 4*pageSize)), f.Chmod(old.Mode().Perm()), giveTo(f, old), f.Sync(), f.Close())
 }
 
 // Tidy compacts a file when more than half of it holds nothing and it is large enough to be worth it. What stands in the way is

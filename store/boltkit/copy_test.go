@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -404,5 +405,41 @@ func TestOpenDamagedWithoutFreelist(t *testing.T) {
 		if _, err := Open(options(crashed)); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "restore it from a backup") {
 			t.Errorf("got %v, want ErrDamaged", err)
 		}
+	}
+}
+
+// Root compacts, and the daemon's user still owns the file.
+func TestCompactKeepsTheOwner(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	path := filepath.Join(t.TempDir(), "x.db")
+	d, err := Open(Options{Path: path, Name: "test", Version: 1, Init: func(*bolt.Tx) error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.Close(), os.Chown(path, 4321, 1234), os.Chmod(path, 0o640)); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Compact(t.Context(), path, nil); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.SameFile(before, after) {
+		t.Fatal("it was not rewritten")
+	}
+	if owner := func(fi os.FileInfo) string {
+		st := reflect.ValueOf(fi.Sys()).Elem()
+		return fmt.Sprint(st.FieldByName("Uid"), st.FieldByName("Gid"), fi.Mode())
+	}; owner(after) != owner(before) {
+		t.Errorf("owner, group and mode are %s, were %s", owner(after), owner(before))
 	}
 }

@@ -13,3 +13,6 @@ func LockDirectory(string) (unlock func() error, err error) { return func() erro
 
 // lockFile does nothing here: bbolt takes the lock when it opens the file.
 func lockFile(*os.File, time.Duration) error { return nil }
+
+// giveTo does nothing where files have no such owners.
+func giveTo(*os.File, os.FileInfo) error { return nil }

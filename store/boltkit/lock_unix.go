@@ -49,3 +49,19 @@ func lockFile(f *os.File, timeout time.Duration) error {
 }
 
 const lockPoll = 20 * time.Millisecond
+
+// giveTo gives the file to the owner and the group of another one.
+func giveTo(f *os.File, other os.FileInfo) error {
+	want, ok := other.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if is, ok := info.Sys().(*syscall.Stat_t); ok && is.Uid == want.Uid && is.Gid == want.Gid {
+		return nil
+	}
+	return f.Chown(int(want.Uid), int(want.Gid))
+}
