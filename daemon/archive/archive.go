@@ -178,6 +178,9 @@ func Read(r io.Reader, begin func(Manifest) error, open func(File) (io.Writer, e
 	}
 	for _, f := range m.Files {
 		h, err := t.Next()
+		if unreadable(err) {
+			return err
+		}
 		if err != nil {
 			return broken("%s is missing: %v", f.Name, err)
 		}
@@ -199,10 +202,17 @@ func Read(r io.Reader, begin func(Manifest) error, open func(File) (io.Writer, e
 			return broken("the content of %s is not what was written: its SHA-256 is %s, it should be %s", f.Name, got, f.SHA256)
 		}
 	}
-	if _, err := t.Next(); !errors.Is(err, io.EOF) {
+	if _, err := t.Next(); unreadable(err) {
+		return err
+	} else if !errors.Is(err, io.EOF) {
 		return broken("something follows the last file")
 	}
 	return nil
+}
+
+// unreadable says whether err is of what is read from, or of what gets a copy of it: it says nothing against the archive.
+func unreadable(err error) bool {
+	return err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, tar.ErrHeader)
 }
 
 func broken(format string, args ...any) error {
@@ -211,10 +221,16 @@ func broken(format string, args ...any) error {
 
 func readManifest(t *tar.Reader) (m Manifest, err error) {
 	h, err := t.Next()
+	if unreadable(err) {
+		return m, err
+	}
 	if err != nil || h.Name != manifestName || h.Size > maxManifest {
 		return m, broken("it does not begin with a %s", manifestName)
 	}
 	b, err := io.ReadAll(io.LimitReader(t, maxManifest))
+	if unreadable(err) {
+		return m, err
+	}
 	if err != nil {
 		return m, broken("it ends in the middle of %s", manifestName)
 	}

@@ -93,8 +93,11 @@ func receive(r io.Reader) error {
 	if err == nil {
 		_, err = io.Copy(io.Discard, r) // what fills the last block of the tar file
 	}
+	if errors.Is(err, archive.ErrNotArchive) {
+		err = fmt.Errorf("%w; try again", err)
+	}
 	if err != nil {
-		return fmt.Errorf("receive the backup: %w; try again", err)
+		return fmt.Errorf("receive the backup: %w", err)
 	}
 	return nil
 }
