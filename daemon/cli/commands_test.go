@@ -288,7 +288,7 @@ func TestSubscriptionsEventsAndDeliveries(t *testing.T) {
 	}
 	s.run("event", "list", "--limit", "2").has("ID ", "other")
 	s.feed("{\"type\":\"a\",\"data\":{}}\n{\"type\":\"a\",\"data\":{}}\nnonsense\n", "event", "publish", "-", "--batch", "2").
-		fails(1, "lines 3 to 3 may not be published, the 2 events before them are", "tail -n +3", "(400)")
+		fails(1, "lines 3 to 3 are not published, the 2 events before them are", "tail -n +3", "(400)")
 	s.run("event", "publish").fails(2, "--type")
 	s.run("event", "publish", "-", "--type", "a").fails(2, "--type")
 	s.run("event", "publish", "--type", "a", "--data", "{").fails(2, "--data")

@@ -137,6 +137,16 @@ type batch struct {
 	events      int
 }
 
+// fate tells what became of a request that was answered with err.
+func fate(err error) string {
+	_, refused := errors.AsType[*client.Problem](err)
+	_, unsent := errors.AsType[*client.UnreachableError](err)
+	if refused || unsent {
+		return "are not published"
+	}
+	return "may be published or not: it is not known"
+}
+
 // before is how many lines there are before those of the batch; when it has none, before the one being read.
 func (b *batch) before(read int) int {
 	if b.events == 0 {
@@ -168,8 +178,8 @@ func (c EventPublish) file(ctx context.Context, s Streams, api *client.Client) e
 		ids, err := patiently(ctx, func() ([]string, error) { return api.PublishLines(ctx, bytes.NewReader(b.body.Bytes()), key) })
 		if err != nil {
 			bar.end()
-			return errors.Join(fmt.Errorf("lines %d to %d may not be published, the %d events before them are; go on with: tail -n +%d FILE | herald event publish -",
-				b.first, b.last, published, b.first), err, out.Flush())
+			return errors.Join(fmt.Errorf("lines %d to %d %s, the %d events before them are; go on with: tail -n +%d FILE | herald event publish -",
+				b.first, b.last, fate(err), published, b.first), err, out.Flush())
 		}
 		published += b.events
 		b = batch{}

@@ -240,3 +240,16 @@ func TestLull(t *testing.T) {
 		t.Errorf("the next one is not told: %s", errs.String())
 	}
 }
+
+// A connection that breaks leaves open what became of the request, and the words do, too.
+func TestFate(t *testing.T) {
+	t.Parallel()
+	for want, err := range map[string]error{
+		"are not":   fmt.Errorf("publish: %w", &client.Problem{StatusCode: 400}),
+		"not known": fmt.Errorf("publish: %w", io.ErrUnexpectedEOF),
+	} {
+		if got := fate(err); !strings.Contains(got, want) {
+			t.Errorf("%v: %s", err, got)
+		}
+	}
+}
