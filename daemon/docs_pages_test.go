@@ -1,0 +1,208 @@
+package daemon_test
+
+import (
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// program writes the Go program that a page shows to the directory, compiled, with the texts of the page replaced.
+func (c *console) program(name string) {
+	c.t.Helper()
+	for _, b := range fences(document(c.t, c.page)) {
+		if b.language != "go" {
+			continue
+		}
+		source := filepath.Join(c.t.TempDir(), name+".go")
+		if err := os.WriteFile(source, []byte(c.replace.Replace(b.text)), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
+		c.build(name, source)
+		return
+	}
+	c.t.Fatalf("%s shows no program in Go", c.page)
+}
+
+func (c *console) write(name, text string) {
+	c.t.Helper()
+	if err := os.WriteFile(filepath.Join(c.dir, name), []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// build compiles a program into the directory.
+func (c *console) build(name, source string) {
+	c.t.Helper()
+	if out, err := exec.CommandContext(c.t.Context(), "go", "build", "-o", filepath.Join(c.dir, name), source).CombinedOutput(); err != nil {
+		c.t.Fatalf("go build: %v: %s", err, out)
+	}
+}
+
+func TestDocs_ReadmeCommandsDoWhatTheySay(t *testing.T) {
+	page{
+		file:  "../README.md",
+		pairs: []string{"/srv/herald", "srv", "/etc/bash_completion.d/herald", "completion"},
+		setUp: func(c *console) {
+			c.program("receiver")
+			c.write("events.ndjson", `{"type":"task.create","data":{"n":1}}`)
+			// What a browser subscribes with; its push service is a port of this machine at which nobody listens.
+			key, err := ecdh.P256().GenerateKey(rand.Reader)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			c.write("subscription.json", fmt.Sprintf(`{"endpoint":"https://push.example/m/1","keys":{"p256dh":"%s","auth":"%s"}}`,
+				base64.RawURLEncoding.EncodeToString(key.PublicKey().Bytes()), base64.RawURLEncoding.EncodeToString(make([]byte, 16))))
+			c.environ = append(c.environ, "HERALD_PROVIDERS_WEBPUSH_URL=https://"+freeAddress(c.t))
+		},
+		stays: []string{"HERALD_EGRESS_ALLOW_NETWORKS=127.0.0.0/8 ./herald serve"},
+		before: map[string]func(c *console){
+			"TOKEN=$(./herald token create": func(c *console) { c.stay("./receiver") },
+			"curl localhost:8420/events -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\\n    -d '{\"type\":\"task.delete\"": func(c *console) {
+				c.interrupt("./receiver")
+			},
+			"curl -X POST": func(c *console) { c.stay("./receiver") },
+			"curl localhost:8420/implementations": func(c *console) {
+				c.quietly("TOKEN=$(herald token create --name phone --scope devices --scope send)")
+			},
+		},
+		not: map[string]string{
+			"go run . demo":                         "the demo has tests of its own",
+			"go test ./...":                         "is what runs this",
+			"herald tail":                           "it does not end; a test of its own looks at it",
+			"herald subscription status ID --watch": "it does not end",
+			"go build -o herald .":                  "it is built already",
+		},
+	}.run(t)
+}
+
+// served is the daemon as the README starts it, with a token of these scopes.
+func served(scopes ...string) func(c *console) {
+	return func(c *console) {
+		c.stay("HERALD_EGRESS_ALLOW_NETWORKS=127.0.0.0/8 herald serve")
+		c.appears("msg=serving")
+		c.quietly("TOKEN=$(herald token create --name docs --scope " + strings.Join(scopes, " --scope ") + ")")
+	}
+}
+
+func TestDocs_MonitoringCommandsDoWhatTheySay(t *testing.T) {
+	page{
+		file: "../docs/monitoring.md", setUp: served("admin"),
+		not: map[string]string{
+			"curl -i localhost:8420/readyz": "needs a queue that is full",
+			"time=":                         "lines of the log, which other tests hold against the page",
+		},
+	}.run(t)
+}
+
+func TestDocs_ReceivingCommandsDoWhatTheySay(t *testing.T) {
+	receiver := "SIGNING_SECRETS=$SECRET go run ./docs/receivers/go"
+	page{
+		file: "../docs/receiving.md",
+		setUp: func(c *console) {
+			c.build("receiver", "herald/docs/receivers/go")
+			served("publish", "subscribe")(c)
+		},
+		pairs: []string{"go run ./docs/receivers/go", "./receiver"},
+		stays: []string{receiver},
+		before: map[string]func(c *console){
+			"api /subscriptions/$SUB/status": func(c *console) {
+				c.interrupt("docs/receivers/go")
+				c.quietly(`api /events -d '{"type":"task.create","data":{"n":3}}'`)
+			},
+			"api /deliveries/$D/retry": func(c *console) { c.stay(receiver) },
+		},
+	}.run(t)
+}
+
+func TestDocs_ApiCommandsDoWhatTheySay(t *testing.T) {
+	// Where pushes of the page go; it answers what the hooks say.
+	r := receive(t)
+	shop := func(c *console, scopes string) {
+		c.quietly(`TOKEN=$(herald token create --account shop-1 --name docs --scope ` + strings.ReplaceAll(scopes, " ", " --scope ") + `)`)
+	}
+	alone := func(c *console) { // no subscription but those that follow
+		c.quietly(`for id in $(api /subscriptions | jq -r '.[].id'); do api /subscriptions/$id -X DELETE; done`)
+	}
+	page{
+		file:  apiDocument,
+		pairs: []string{"127.0.0.1:9000", strings.TrimPrefix(r.URL, "http://")},
+		setUp: func(c *console) {
+			served("admin")(c)
+			c.quietly(`openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out cert.pem -subj /CN=shop-1 -days 30`)
+			c.quietly(`openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out AuthKey_ABC123DEFG.p8`)
+		},
+		before: map[string]func(c *console){
+			"api /resources -X PUT": func(c *console) {
+				c.quietly(`api /accounts/shop-1 -X PATCH -d '{"suspended":false}'`)
+				shop(c, "publish subscribe")
+			},
+			"api /subscriptions/$SUB -X PATCH": func(c *console) { c.quietly("SUB=01a2028d-6410-75c6-afb6-c070567ab1e9") },
+			"curl -i localhost:8420/subscriptions/$SUB/confirmation": func(c *console) {
+				c.quietly("SUB=01a20348-3093-7692-b6ea-0ff508601f1b")
+				var record struct{ Signature string }
+				if err := json.Unmarshal(r.wait(1)[0].body, &record); err != nil {
+					c.t.Fatal(err)
+				}
+				c.ids["1795437792403.zIxcdURapmVCnb_wyxJcXVJKmzBPhTORXBiy7IUAd-8"] = record.Signature
+			},
+			"api /subscriptions/$SUB/status": func(c *console) {
+				r.status(503)
+				c.quietly(`SUB=$(api /subscriptions -d '{"dataCallbackURL":"http://127.0.0.1:9000/hook","validationCallbackURL":"http://127.0.0.1:9000/validate"}' | jq -r .id)`)
+			},
+			"api /subscriptions/$DOWN/status": func(c *console) {
+				c.quietly(`DOWN=$(api /subscriptions -d '{"dataCallbackURL":"http://127.0.0.1:9000/down","events":["down"]}' | jq -r .id)`)
+				for n := range 7 {
+					c.quietly(`api /events -d '{"type":"down","data":{}}'`)
+					failures := strconv.Itoa(min(n+1, 5))
+					eventually(c.t, "it fails", func() bool {
+						return strings.TrimSpace(c.quietly(`api /subscriptions/$DOWN/status | jq .breaker.failures`)) == failures
+					})
+				}
+			},
+			"jq -n --rawfile key":  func(c *console) { shop(c, "publish subscribe devices send") },
+			"api /contacts/$PHONE": func(c *console) { c.quietly("PHONE=%2B31612345678") },
+			`api /events -d '{"id":"order-17","type":"task.create","resource"`: func(c *console) {
+				alone(c)
+				r.status(204)
+				c.quietly(`api /subscriptions -d '{"dataCallbackURL":"http://127.0.0.1:9000/hook"}'`)
+			},
+			"api /deliveries/$D": func(c *console) {
+				alone(c)
+				r.respond(func(_ int, _ push, w http.ResponseWriter) {
+					http.Error(w, "down till Monday", http.StatusServiceUnavailable)
+				})
+				c.quietly(`api /subscriptions -d '{"dataCallbackURL":"http://127.0.0.1:9000/hook","delivery":{"retrySchedule":["2m"]}}'; api /events -d '{"type":"order.paid","data":{}}'`)
+				eventually(c.t, "it fails", func() bool {
+					return strings.HasPrefix(c.quietly(`D=$(api /deliveries?state=retrying | jq -r '.[0].id'); echo $D`), "dlv_")
+				})
+			},
+			`api "/deliveries?subscription=$MAIL`: func(c *console) {
+				alone(c)
+				c.quietly(`MAIL=$(api /subscriptions -d '{"dataCallbackURL":"http://127.0.0.1:9000/mail","delivery":{"retrySchedule":["1s"]}}' | jq -r .id)`)
+				c.quietly(`api /events -d '[{"type":"mail.sent","data":{}},{"type":"mail.sent","data":{}}]'`)
+				eventually(c.t, "both are dead", func() bool {
+					return strings.TrimSpace(c.quietly(`api "/deliveries?subscription=$MAIL&state=dead" | jq length`)) == "2"
+				})
+			},
+			`api /subscriptions/$SUB/replay -d '{"date":"2026-11-22","dryRun":true}'`: func(c *console) {
+				alone(c)
+				r.status(204)
+				c.quietly(`SUB=$(api /subscriptions -d '{"dataCallbackURL":"http://127.0.0.1:9000/hook","events":["again"]}' | jq -r .id)`)
+				c.quietly(`api /events -d '[{"type":"again","data":{}},{"type":"again","data":{}},{"type":"again","data":{}}]'`)
+			},
+		},
+		not: map[string]string{
+			"verified: order-17":           "what another program prints, which is compiled by a test of its own",
+			"2026/11/22 09:14:13 verified": "what another program prints, which is compiled by a test of its own",
+		},
+	}.run(t)
+}
