@@ -26,7 +26,9 @@ func (c *console) program(name string) {
 		if err := os.WriteFile(source, []byte(c.replace.Replace(b.text)), 0o600); err != nil {
 			c.t.Fatal(err)
 		}
-		c.build(name, source)
+		if out, err := exec.CommandContext(c.t.Context(), "go", "build", "-o", filepath.Join(c.dir, name), source).CombinedOutput(); err != nil {
+			c.t.Fatalf("go build: %v: %s", err, out)
+		}
 		return
 	}
 	c.t.Fatalf("%s shows no program in Go", c.page)
@@ -39,20 +41,12 @@ func (c *console) write(name, text string) {
 	}
 }
 
-// build compiles a program into the directory.
-func (c *console) build(name, source string) {
-	c.t.Helper()
-	if out, err := exec.CommandContext(c.t.Context(), "go", "build", "-o", filepath.Join(c.dir, name), source).CombinedOutput(); err != nil {
-		c.t.Fatalf("go build: %v: %s", err, out)
-	}
-}
-
 func TestDocs_ReadmeCommandsDoWhatTheySay(t *testing.T) {
 	page{
 		file:  "../README.md",
 		pairs: []string{"/srv/herald", "srv", "/etc/bash_completion.d/herald", "completion"},
 		setUp: func(c *console) {
-			c.program("receiver")
+			c.program("shown")
 			c.write("events.ndjson", `{"type":"task.create","data":{"n":1}}`)
 			// What a browser subscribes with; its push service is a port of this machine at which nobody listens.
 			key, err := ecdh.P256().GenerateKey(rand.Reader)
@@ -65,11 +59,11 @@ func TestDocs_ReadmeCommandsDoWhatTheySay(t *testing.T) {
 		},
 		stays: []string{"HERALD_EGRESS_ALLOW_NETWORKS=127.0.0.0/8 ./herald serve"},
 		before: map[string]func(c *console){
-			"TOKEN=$(./herald token create": func(c *console) { c.stay("./receiver") },
+			"TOKEN=$(./herald token create": func(c *console) { c.stay("./shown") },
 			"curl localhost:8420/events -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\\n    -d '{\"type\":\"task.delete\"": func(c *console) {
-				c.interrupt("./receiver")
+				c.interrupt("./shown")
 			},
-			"curl -X POST": func(c *console) { c.stay("./receiver") },
+			"curl -X POST": func(c *console) { c.stay("./shown") },
 			"curl localhost:8420/implementations": func(c *console) {
 				c.quietly("TOKEN=$(herald token create --name phone --scope devices --scope send)")
 			},
@@ -106,11 +100,8 @@ func TestDocs_MonitoringCommandsDoWhatTheySay(t *testing.T) {
 func TestDocs_ReceivingCommandsDoWhatTheySay(t *testing.T) {
 	receiver := "SIGNING_SECRETS=$SECRET go run ./docs/receivers/go"
 	page{
-		file: "../docs/receiving.md",
-		setUp: func(c *console) {
-			c.build("receiver", "herald/docs/receivers/go")
-			served("publish", "subscribe")(c)
-		},
+		file:  "../docs/receiving.md",
+		setUp: served("publish", "subscribe"),
 		pairs: []string{"go run ./docs/receivers/go", "./receiver"},
 		stays: []string{receiver},
 		before: map[string]func(c *console){
@@ -203,6 +194,38 @@ func TestDocs_ApiCommandsDoWhatTheySay(t *testing.T) {
 		not: map[string]string{
 			"verified: order-17":           "what another program prints, which is compiled by a test of its own",
 			"2026/11/22 09:14:13 verified": "what another program prints, which is compiled by a test of its own",
+		},
+	}.run(t)
+}
+
+func TestDocs_GettingStartedCommandsDoWhatTheySay(t *testing.T) {
+	another := func(c *console) { c.interrupt("receivers/go") }
+	page{
+		file:  "../docs/getting-started.md",
+		pairs: []string{"go run herald-source/docs/receivers/go/receiver.go", "./receiver"},
+		stays: []string{"HERALD_EGRESS_ALLOW_NETWORKS=127.0.0.0/8 herald serve", "SIGNING_SECRETS="},
+		before: map[string]func(c *console){
+			"herald event publish --type task.delete": another,
+			"SIGNING_SECRETS=":                        another,
+		},
+		not: map[string]string{
+			"go build -o herald . && sudo": "it is built already",
+			"sudo apt install":             inSystemd,
+			"sudo systemctl enable --now":  inSystemd,
+			"sudo herald token create":     inSystemd,
+		},
+	}.run(t)
+}
+
+// inSystemd is where the commands of an installed service are run.
+const inSystemd = "needs root and systemd: .ci/systemd-inside does it"
+
+func TestDocs_SecurityCommandsDoWhatTheySay(t *testing.T) {
+	page{
+		file: "../docs/security.md",
+		setUp: func(c *console) {
+			c.stay("herald serve")
+			c.appears("msg=serving")
 		},
 	}.run(t)
 }
