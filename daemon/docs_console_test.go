@@ -151,6 +151,9 @@ var programs = sync.OnceValues(func() (string, error) {
 	return dir, os.Rename(filepath.Join(dir, "go"), filepath.Join(dir, "receiver"))
 })
 
+// srv is the working directory in the documents.
+const srv = "/srv"
+
 // console runs the commands of a page.
 type console struct {
 	t       *testing.T
@@ -220,7 +223,8 @@ func (c *console) run(text string) (out, wrong string, err error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
-	return c.restore.Replace(stdout.String()), c.restore.Replace(stderr.String()), err
+	said := func(b bytes.Buffer) string { return strings.ReplaceAll(c.restore.Replace(b.String()), c.dir, srv) }
+	return said(stdout), said(stderr), err
 }
 
 // quietly runs what a page takes for granted.

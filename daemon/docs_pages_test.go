@@ -229,3 +229,34 @@ func TestDocs_SecurityCommandsDoWhatTheySay(t *testing.T) {
 		},
 	}.run(t)
 }
+
+func TestDocs_OperationsCommandsDoWhatTheySay(t *testing.T) {
+	const serve = "HERALD_EGRESS_ALLOW_NETWORKS=127.0.0.0/8 herald serve"
+	page{
+		file:  operationsDocument,
+		pairs: []string{"/safe/place", "safe", "/var/backups/herald", "backups"},
+		setUp: func(c *console) {
+			served("admin")(c)
+			c.quietly(`mkdir backups safe; cp data/secrets.key safe; herald subscription create --data-callback-url http://127.0.0.1:9000/hook`)
+		},
+		before: map[string]func(c *console){
+			"HERALD_DATA_DIR=new herald serve": func(c *console) { c.quietly("rm new/secrets.key") },
+			"herald check\n": func(c *console) { // the sixth page of the file is written over
+				c.interrupt("herald serve")
+				c.quietly("cp data/store.db whole; printf garbageg | dd of=data/store.db bs=4096 seek=5 conv=notrunc")
+			},
+			"herald compact": func(c *console) { c.quietly("cp whole data/store.db") },
+			"herald token create": func(c *console) {
+				c.stay(serve)
+				eventually(c.t, "it serves again", func() bool { _, _, err := c.run("herald token list"); return err == nil })
+				c.quietly(`herald token create --name backend --scope publish`)
+			},
+			"herald subscription secret": func(c *console) {
+				c.ids["01a2050c-2ad7-7263-8059-f3d0a28671ff"] = strings.TrimSpace(c.quietly(`herald subscription list --json | jq -r '.[0].id'`))
+			},
+		},
+		not: map[string]string{
+			"herald bench": "takes a while; CI runs the benchmark",
+		},
+	}.run(t)
+}
