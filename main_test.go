@@ -86,6 +86,60 @@ func TestExamples(t *testing.T) {
 	}
 }
 
+// What the pages show is understood too: whole calls in their blocks, and the names of commands in their sentences. The blocks of
+// docs/cli.md are those of --help.
+func TestExamplesOfPages(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob(filepath.FromSlash("docs/*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := make(map[string]bool) // the commands there are, and the groups of them
+	for _, n := range parser(t).Model.Leaves(false) {
+		for words := strings.Fields(n.FullPath()); len(words) > 0; words = words[:len(words)-1] {
+			named[strings.Join(words, " ")] = true
+		}
+	}
+	block := regexp.MustCompile("(?ms)^```(?:sh|console)\n(.*?)^```$")
+	n := 0
+	for _, path := range append(pages, "README.md") {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range block.FindAllStringSubmatch(string(text), -1) {
+			if filepath.Base(path) == "cli.md" {
+				break
+			}
+			for line := range strings.Lines(strings.ReplaceAll(m[1], "\\\n", " ")) {
+				line = strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(line, "$ "), "sudo "), "./")
+				for _, args := range calls(regexp.MustCompile(`^([A-Z]+=\$\()\./`).ReplaceAllString(line, "$1")) {
+					if len(args) == 0 {
+						continue // the name of a certificate, say
+					}
+					n++
+					if _, err := parser(t).Parse(args); err != nil {
+						t.Errorf("%s shows `herald %s`, which is not understood: %v", path, strings.Join(args, " "), err)
+					}
+				}
+			}
+		}
+		for _, m := range regexp.MustCompile("`(herald(?: [a-z][a-z-]*)+)").FindAllStringSubmatch(block.ReplaceAllString(string(text), ""), -1) {
+			n++
+			words := strings.Fields(m[1])
+			for len(words) > 1 && !named[strings.Join(words, " ")] { // arguments come last
+				words = words[:len(words)-1]
+			}
+			if len(words) == 1 {
+				t.Errorf("%s names `%s`, which is no command", path, m[1])
+			}
+		}
+	}
+	if n < 80 {
+		t.Errorf("only %d calls were found", n)
+	}
+}
+
 // calls finds the calls of herald in a line of shell, as words. It knows quotes, and where a command ends.
 func calls(line string) (out [][]string) {
 	var words []string

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -213,6 +214,67 @@ func TestDocs_GettingStartedCommandsDoWhatTheySay(t *testing.T) {
 			"sudo apt install":             inSystemd,
 			"sudo systemctl enable --now":  inSystemd,
 			"sudo herald token create":     inSystemd,
+		},
+	}.run(t)
+}
+
+// Each page has a test that runs its commands, or says why not; a new one fails this until somebody has decided.
+func TestDocs_EachPageIsRun(t *testing.T) {
+	t.Parallel()
+	run := []string{
+		"api.md", "devices.md", "getting-started.md", "install.md", "monitoring.md", "operations.md", "performance.md", "receiving.md", "security.md",
+	}
+	generated := []string{"cli.md"}       // of --help, whose examples the program's own test parses
+	silent := []string{"dependencies.md"} // shows no command
+	paths, err := filepath.Glob(filepath.FromSlash("../docs/*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme := document(t, "../README.md")
+	for _, path := range paths {
+		name := filepath.Base(path)
+		if !slices.Contains(slices.Concat(run, generated, silent), name) {
+			t.Errorf("no test runs the commands of %s", path)
+		}
+		if !strings.Contains(readme, "](docs/"+name+")") {
+			t.Errorf("the README does not lead to %s", path)
+		}
+	}
+	for _, name := range silent {
+		for _, b := range fences(document(t, "../docs/"+name)) {
+			if len(commands(b)) > 0 {
+				t.Errorf("%s shows commands: %s", name, b.text)
+			}
+		}
+	}
+}
+
+func TestDocs_InstallCommandsAreThoseOfCI(t *testing.T) {
+	page{
+		file: "../docs/install.md",
+		not: map[string]string{
+			"sudo apt install": inSystemd, "sudo systemctl": inSystemd, "sudo herald token create": inSystemd,
+			"sudo install -D -m 600 /var/lib/herald/secrets.key": inSystemd,
+			"sudo apt remove": inSystemd, "sudo apt purge": inSystemd,
+			"sudoedit":               "is for a person",
+			"sudo rm -r /var/lib":    "removes the data for good",
+			"tar -xzf":               "the tarball is made in CI, and unpacked by nobody there",
+			"sudo install -m 755":    "writes to /usr; the same files are in the package",
+			"sudo install -D -m 644": "writes to /usr; the same files are in the package",
+			"sudo install -D -m 640": "writes to /etc; the same files are in the package",
+			"sudo install -m 644 -t": "writes to /etc; the same files are in the package",
+		},
+	}.run(t)
+}
+
+func TestDocs_PerformanceCommandsAreForAQuietMachine(t *testing.T) {
+	page{
+		file: "../docs/performance.md",
+		not: map[string]string{
+			"go build":                "it is built already",
+			"./herald bench":          "takes a while; CI runs the benchmark",
+			"HERALD_MEASURE_BACKUP=1": "takes minutes, and is judged by a person",
+			"go test":                 "measures; other tests are in the same packages",
 		},
 	}.run(t)
 }
