@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -139,12 +142,16 @@ func pattern(document string, known map[string]string) (*regexp.Regexp, []string
 	return regexp.MustCompile("(?s)" + b.String()), unknown
 }
 
+// programsDir is what TestMain removes; empty until programs has made it.
+var programsDir string
+
 // programs is a directory with the program, and with the receiver in Go of the documents, built once for all pages.
 var programs = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "herald")
 	if err != nil {
 		return "", err
 	}
+	programsDir = dir
 	if out, err := exec.Command("go", "build", "-o", dir, "herald", "herald/docs/receivers/go").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}
@@ -331,6 +338,25 @@ func begins(text string, list []string) (string, bool) {
 	return list[i], true
 }
 
+// ports counts the ports that pages were given.
+var ports atomic.Int64
+
+// ownPort is a port of loopback for a program that listens later, and again after an end. So it is below those that the system gives to
+// whoever asks for any (from 32768 on), and of this process among those that run the tests.
+func ownPort(t *testing.T) string {
+	t.Helper()
+	const first, blocks, size = 20000, 600, 20
+	for range size {
+		port := strconv.Itoa(first + os.Getpid()%blocks*size + int(ports.Add(1)%size))
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
+}
+
 // run runs all of the page. What it does not run, and what it does before a command, has to be there.
 func (p page) run(t *testing.T) {
 	t.Parallel()
@@ -341,14 +367,13 @@ func (p page) run(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	api, hooks := freeAddress(t), freeAddress(t)
-	port := func(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+	api, hooks := ownPort(t), ownPort(t)
 	// A page has the days it was written on; some of its commands are about today, or a day to come.
 	now := time.Now().UTC()
-	c := newConsole(t, p.file, append(p.pairs, "2026-11-22", now.Format(time.DateOnly), "2027-01-01", now.AddDate(1, 0, 0).Format(time.DateOnly), "localhost:8420", "localhost:"+port(api), "127.0.0.1:8420", api,
-		"localhost:9000", "localhost:"+port(hooks), "127.0.0.1:9000", hooks)...)
+	c := newConsole(t, p.file, append(p.pairs, "2026-11-22", now.Format(time.DateOnly), "2027-01-01", now.AddDate(1, 0, 0).Format(time.DateOnly), "localhost:8420", "localhost:"+api, "127.0.0.1:8420", "127.0.0.1:"+api,
+		"localhost:9000", "localhost:"+hooks, "127.0.0.1:9000", "127.0.0.1:"+hooks)...)
 	// What failed waits longer than a page takes, however busy the machine is.
-	c.environ = append(c.environ, "HERALD_DELIVERY_RETRY_SCHEDULE=1h", "HERALD_LISTEN_ADDRESS="+api, "RECEIVER_PORT="+port(hooks))
+	c.environ = append(c.environ, "HERALD_DELIVERY_RETRY_SCHEDULE=1h", "HERALD_LISTEN_ADDRESS=127.0.0.1:"+api, "RECEIVER_PORT="+hooks)
 	for _, name := range []string{"herald", "receiver"} {
 		if err := os.Symlink(filepath.Join(built, name), filepath.Join(c.dir, name)); err != nil {
 			t.Fatal(err)

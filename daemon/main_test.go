@@ -30,6 +30,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	if programsDir != "" {
+		_ = os.RemoveAll(programsDir)
+	}
 	if left := untouched(); code == 0 && len(left) > 0 {
 		fmt.Printf("%d things stand in %s, and no test has touched them:\n%s\n", len(left), openAPIFile, strings.Join(left, "\n"))
 		code = 1
