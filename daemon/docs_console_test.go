@@ -89,7 +89,7 @@ var varying = []struct {
 	{`"tokenHint":"[\w-]+"`, false},
 	{`"durationMs":[\d.]+`, false},
 	{`duration_ms=[\d.]+`, false},
-	{`"attempts":\d+`, false}, // of a validation record, which is sent again soon
+	{`"attempts":\d+`, false},                      // of a validation record, which is sent again soon
 	{`"window":\d+|concurrency\.window\d+`, false}, // follows how fast the receiver was
 	{`pid=\d+`, false},
 	{`Content-Length:\d+`, false},
