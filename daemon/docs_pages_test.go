@@ -94,9 +94,13 @@ func TestDocs_MonitoringCommandsDoWhatTheySay(t *testing.T) {
 		not: map[string]string{
 			"curl -i localhost:8420/readyz": "needs a queue that is full",
 			"time=":                         "lines of the log, which other tests hold against the page",
+			"cd /etc/prometheus":            inPrometheus, "sudo cp /usr/share": inPrometheus, "promtool": inPrometheus, "sudo systemctl reload": inPrometheus,
 		},
 	}.run(t)
 }
+
+// inPrometheus is where the commands for Prometheus are.
+const inPrometheus = "needs a Prometheus; a test of its own has promtool judge the files, in CI"
 
 func TestDocs_ReceivingCommandsDoWhatTheySay(t *testing.T) {
 	receiver := "SIGNING_SECRETS=$SECRET go run ./docs/receivers/go"
@@ -318,7 +322,15 @@ func TestDocs_OperationsCommandsDoWhatTheySay(t *testing.T) {
 			},
 		},
 		not: map[string]string{
-			"herald bench": "takes a while; CI runs the benchmark",
+			"herald bench":                 "takes a while; CI runs the benchmark",
+			"install -d -g herald":         "is for certbot, and root",
+			"install -g herald":            "is for certbot, and root",
+			"openssl req":                  withTLS,
+			"curl --cacert":                withTLS,
+			"HERALD_URL=https://localhost": withTLS,
 		},
 	}.run(t)
 }
+
+// withTLS is where the commands about TLS are run.
+const withTLS = "TestDocs_TLSCommandsWork runs it, against a daemon with TLS"

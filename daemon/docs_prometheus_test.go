@@ -191,11 +191,11 @@ func selectors(expr string) (list []selector, labels []string) {
 	return list, labels
 }
 
-// exposition is what a scrape gets: by metric, the labels of each.
-type exposition map[string][]map[string]string
+// scraped are the series that a scrape gets: by metric, the labels of each.
+type scraped map[string][]map[string]string
 
-func readSeries(text string) exposition {
-	all := make(exposition)
+func readSeries(text string) scraped {
+	all := make(scraped)
 	for _, m := range regexp.MustCompile(`(?m)^(\w+)(?:\{(.*)\})? \S+$`).FindAllStringSubmatch(text, -1) {
 		labels := make(map[string]string)
 		for _, l := range regexp.MustCompile(`(\w+)="([^"]*)"`).FindAllStringSubmatch(m[2], -1) {
@@ -211,7 +211,7 @@ var prometheusOwn = []string{"instance", "job"}
 
 // reads fails the test unless there is all that an expression reads: each metric, and each label with the value that it names. It
 // returns the labels there are.
-func (all exposition) reads(t *testing.T, what, expr string) []string {
+func (all scraped) reads(t *testing.T, what, expr string) []string {
 	t.Helper()
 	list, grouped := selectors(expr)
 	if len(list) == 0 {
@@ -247,7 +247,7 @@ func (all exposition) reads(t *testing.T, what, expr string) []string {
 }
 
 // mentions fails the test unless the metrics that a text names are there.
-func (all exposition) mentions(t *testing.T, what, text string) {
+func (all scraped) mentions(t *testing.T, what, text string) {
 	t.Helper()
 	for _, name := range regexp.MustCompile(`\bherald_\w+`).FindAllString(text, -1) {
 		if len(all[name]) == 0 {
