@@ -309,6 +309,7 @@ func flatten(prefix string, raw json.RawMessage, lines *[][]string, lists *[]mem
 }
 
 func printable(s string) string {
+	s = strings.TrimRight(s, "\r\n") // with which the texts of programs end
 	if s == "" {
 		return "-"
 	}

@@ -30,7 +30,7 @@ func onTerminal(t *testing.T, environ ...string) Streams {
 func TestTableIsTheSameInAPipe(t *testing.T) {
 	t.Parallel()
 	list := []json.RawMessage{
-		json.RawMessage(`{"id":"a","state":"dead","n":12345678901234567890,"tags":["x","y"],"at":"2026-11-22T08:00:00.5+01:00"}`),
+		json.RawMessage(`{"id":"a","state":"dead\r\n","n":12345678901234567890,"tags":["x","y"],"at":"2026-11-22T08:00:00.5+01:00"}`),
 		json.RawMessage(`{"id":"bé\u001b[2J","state":"delivered","in":{"deep":[{"n":1},{"n":2.50},{}]},"o":{"k":"<"}}`),
 	}
 	cols := columns("ID=id STATE=state N=n TAGS=tags AT=at DEEP=in.deep.n O=o NONE=x.y")
