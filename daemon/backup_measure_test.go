@@ -14,11 +14,11 @@ import (
 )
 
 // TestMeasureBackup prints how long publishers wait for an acknowledgement, 200 times a second, alone and beside backups made one after the
-// other, of a queue with 200,000 waiting events of 1 KiB. It judges nothing and runs only with HERALD_MEASURE_BACKUP set; docs/performance.md has
+// other, of a queue with 200,000 waiting events of 1 KiB. It judges nothing and runs only with TEST_MEASURE_BACKUP set; docs/performance.md has
 // the figures.
 func TestMeasureBackup(t *testing.T) {
-	if os.Getenv("HERALD_MEASURE_BACKUP") == "" {
-		t.Skip("set HERALD_MEASURE_BACKUP to measure")
+	if os.Getenv("TEST_MEASURE_BACKUP") == "" {
+		t.Skip("set TEST_MEASURE_BACKUP to measure")
 	}
 	h := start(t)
 	h.admin().do("POST", "/subscriptions/"+h.subscribe("http://127.0.0.1:8421/", nil)+"/pause", nil).is(http.StatusOK)

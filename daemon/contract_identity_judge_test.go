@@ -18,13 +18,13 @@ import (
 )
 
 // The signatures of pushes in the judgement of an implementation of RFC 9421 that is not ours, npm's http-message-signatures.
-// HERALD_JUDGE names the directory it is installed in (npm install in a copy of testdata/judge); without it, or without Node,
+// TEST_JUDGE names the directory it is installed in (npm install in a copy of testdata/judge); without it, or without Node,
 // the test is skipped.
 func TestContract_D1_SignaturesJudgedByAnotherImplementation(t *testing.T) {
 	t.Parallel()
-	judge := os.Getenv("HERALD_JUDGE")
+	judge := os.Getenv("TEST_JUDGE")
 	if judge == "" {
-		t.Skip("HERALD_JUDGE does not name a directory with http-message-signatures")
+		t.Skip("TEST_JUDGE does not name a directory with http-message-signatures")
 	}
 	node, err := exec.LookPath("node")
 	if err != nil {

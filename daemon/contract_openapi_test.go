@@ -16,7 +16,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// The document that the daemon serves is the one that the tests judge by, with its version, for anybody. HERALD_OPENAPI names a
+// The document that the daemon serves is the one that the tests judge by, with its version, for anybody. TEST_OPENAPI names a
 // file to write it to, for the linters of .ci/run.
 func TestContract_OpenAPIIsServed(t *testing.T) {
 	t.Parallel()
@@ -25,7 +25,7 @@ func TestContract_OpenAPIIsServed(t *testing.T) {
 	if got := a.header.Get("Content-Type"); got != "application/json" {
 		t.Errorf("it is served as %q", got)
 	}
-	if path := os.Getenv("HERALD_OPENAPI"); path != "" {
+	if path := os.Getenv("TEST_OPENAPI"); path != "" {
 		if err := os.WriteFile(path, a.body, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -19,7 +19,7 @@ import (
 )
 
 // The receivers of docs/receivers do what docs/receiving.md says, against a real daemon. The one in Go runs wherever the
-// tests do. HERALD_RECEIVERS names a copy of docs/receivers in which the libraries of the others are installed; without it, or
+// tests do. TEST_RECEIVERS names a copy of docs/receivers in which the libraries of the others are installed; without it, or
 // without their runtime or library, they are skipped.
 
 func TestContract_P14_ReceiverInGo(t *testing.T) {
@@ -46,9 +46,9 @@ func TestContract_P14_ReceiverInPython(t *testing.T) {
 // installed is the directory of a receiver, in which the command given proves that its library can be imported.
 func installed(t *testing.T, name string, proof ...string) string {
 	t.Helper()
-	copied := os.Getenv("HERALD_RECEIVERS")
+	copied := os.Getenv("TEST_RECEIVERS")
 	if copied == "" {
-		t.Skip("HERALD_RECEIVERS does not name a directory with the receivers and their libraries")
+		t.Skip("TEST_RECEIVERS does not name a directory with the receivers and their libraries")
 	}
 	if _, err := exec.LookPath(proof[0]); err != nil {
 		t.Skipf("there is no %s to run the receiver", proof[0])

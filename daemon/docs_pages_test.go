@@ -277,7 +277,7 @@ func TestDocs_PerformanceCommandsAreForAQuietMachine(t *testing.T) {
 		not: map[string]string{
 			"go build":                "it is built already",
 			"./herald bench":          "takes a while; CI runs the benchmark",
-			"HERALD_MEASURE_BACKUP=1": "takes minutes, and is judged by a person",
+			"TEST_MEASURE_BACKUP=1": "takes minutes, and is judged by a person",
 			"go test":                 "measures; other tests are in the same packages",
 		},
 	}.run(t)

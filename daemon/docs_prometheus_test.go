@@ -368,7 +368,7 @@ func TestDocs_DashboardShowsWhatIsServed(t *testing.T) {
 }
 
 // The metrics of a daemon of which everything was asked are those of one that was asked nothing, with other values: each
-// series is there from the start, so that increase() sees the first of anything. promtool, which HERALD_PROMTOOL names, finds
+// series is there from the start, so that increase() sees the first of anything. promtool, which TEST_PROMTOOL names, finds
 // no fault with them.
 func TestMetricsAfterTrafficOfEveryKind(t *testing.T) {
 	t.Parallel()
@@ -430,7 +430,7 @@ func TestMetricsAfterTrafficOfEveryKind(t *testing.T) {
 			}
 		}
 	}
-	if os.Getenv("HERALD_PROMTOOL") != "" {
+	if os.Getenv("TEST_PROMTOOL") != "" {
 		if out := promtool(t, bytes.NewReader(text), "check", "metrics"); out != "" {
 			t.Errorf("promtool finds fault with the metrics:\n%s", out)
 		}
@@ -475,7 +475,7 @@ func (s *sending) traffic() {
 // promtool has Prometheus's own tool judge something, and returns what it prints.
 func promtool(t *testing.T, input io.Reader, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Getenv("HERALD_PROMTOOL"), args...)
+	cmd := exec.CommandContext(t.Context(), os.Getenv("TEST_PROMTOOL"), args...)
 	cmd.Stdin = input
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -484,11 +484,11 @@ func promtool(t *testing.T, input io.Reader, args ...string) string {
 	return string(out)
 }
 
-// The rules and their tests, and the expressions of the dashboard, in the judgement of promtool, which HERALD_PROMTOOL names.
+// The rules and their tests, and the expressions of the dashboard, in the judgement of promtool, which TEST_PROMTOOL names.
 func TestDocs_PrometheusJudged(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("HERALD_PROMTOOL") == "" {
-		t.Skip("HERALD_PROMTOOL does not name promtool")
+	if os.Getenv("TEST_PROMTOOL") == "" {
+		t.Skip("TEST_PROMTOOL does not name promtool")
 	}
 	t.Run("rules", func(t *testing.T) {
 		t.Parallel()

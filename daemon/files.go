@@ -55,7 +55,7 @@ func (d *Daemon) openFiles(ctx context.Context, registry *prometheus.Registry) e
 	return nil
 }
 
-// openError says what to do about a file that cannot be opened. A directory in use and a wrong key are
+// openError says what to do about a file that cannot be opened, or read at the start. A directory in use and a wrong key are
 // matters of usage and configuration, and starting again does not mend a damaged file either.
 func openError(dir string, err error) error {
 	switch {

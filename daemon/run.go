@@ -237,10 +237,11 @@ func (p *part) stop() {
 // prepare does what needs the engines running but comes before the first request and attempt.
 func (d *Daemon) prepare(ctx context.Context) error {
 	<-d.queue.Started() // its Run has been started
-	if err := d.dropOrphans(ctx); err != nil {
-		return err
+	err := d.dropOrphans(ctx)
+	if err == nil {
+		err = d.firstToken(ctx)
 	}
-	return d.firstToken(ctx)
+	return openError(d.o.Config.DataDir, err)
 }
 
 // dropOrphans repeats the second half of deleting a subscription for those whose deletion a crash cut

@@ -16,13 +16,13 @@ import (
 )
 
 // The stand-in in the judgement of a client of APNs that is not ours, npm's @parse/node-apn: what that sends is in order, and it understands the
-// answers. HERALD_JUDGE names the directory it is installed in (npm install in a copy of testdata/judge); without it, or without Node, the
+// answers. TEST_JUDGE names the directory it is installed in (npm install in a copy of testdata/judge); without it, or without Node, the
 // test is skipped.
 func TestAPNsJudgedByAnotherClient(t *testing.T) {
 	t.Parallel()
-	judge := os.Getenv("HERALD_JUDGE")
+	judge := os.Getenv("TEST_JUDGE")
 	if judge == "" {
-		t.Skip("HERALD_JUDGE does not name a directory with @parse/node-apn")
+		t.Skip("TEST_JUDGE does not name a directory with @parse/node-apn")
 	}
 	node, err := exec.LookPath("node")
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"herald/store"
+	"herald/store/boltkit"
 )
 
 func testSealer(t testing.TB, n byte) *sealer {
@@ -350,7 +351,7 @@ func TestSealedFieldsStayWhereTheyAre(t *testing.T) {
 			t.Errorf("%s: opens elsewhere: %v", name, err)
 		}
 	}
-	if _, err := testSealer(t, 2).open(home, sealed); !errors.Is(err, errSealed) {
+	if _, err := testSealer(t, 2).open(home, sealed); !errors.Is(err, errSealed) || !errors.Is(err, boltkit.ErrDamaged) {
 		t.Errorf("opens with another key: %v", err)
 	}
 	for n := range sealed {

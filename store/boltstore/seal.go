@@ -4,8 +4,9 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
-	"errors"
 	"fmt"
+
+	"herald/store/boltkit"
 )
 
 // nonceSize is the size of the random nonce before each sealed field. 96 random bits are safe for
@@ -13,7 +14,7 @@ import (
 const nonceSize = 12
 
 // errSealed: a sealed field was changed, belongs to another record, or was sealed with another key.
-var errSealed = errors.New("secret does not decrypt: it was changed, moved to another record, or encrypted with another key")
+var errSealed = fmt.Errorf("%w: a secret does not decrypt: it was changed, moved to another record, or encrypted with another key", boltkit.ErrDamaged)
 
 // sealer encrypts fields of records with AES-256-GCM. It is safe for concurrent use.
 type sealer struct{ aead cipher.AEAD }

@@ -20,13 +20,13 @@ import (
 )
 
 // What goes to browsers in the judgement of implementations that are not ours: npm's http_ece decrypts our bodies, jws verifies our tokens, and web-push sends to
-// our stand-in. HERALD_JUDGE names the directory they are installed in (npm install in a copy of daemon/testdata/judge); without it, or
+// our stand-in. TEST_JUDGE names the directory they are installed in (npm install in a copy of daemon/testdata/judge); without it, or
 // without Node, the test is skipped.
 func TestWebPushJudgedByOtherImplementations(t *testing.T) {
 	t.Parallel()
-	judge := os.Getenv("HERALD_JUDGE")
+	judge := os.Getenv("TEST_JUDGE")
 	if judge == "" {
-		t.Skip("HERALD_JUDGE does not name a directory with http_ece, jws and web-push")
+		t.Skip("TEST_JUDGE does not name a directory with http_ece, jws and web-push")
 	}
 	node, err := exec.LookPath("node")
 	if err != nil {
