@@ -175,14 +175,21 @@ func (s *standIn) notifyOpen(ctx context.Context) {
 
 // notify sends a notification, once unless a fault says otherwise.
 func (s *standIn) notify(ctx context.Context, m *standInMessage) {
-	times := 1
+	times, rest := 1, time.Duration(0)
 	switch n := s.devices.sent.Add(1); {
+	case s.fault == "forget" && n%3 == 0:
+		rest = 300 * time.Millisecond // so that at the kill there are some that have not arrived
 	case s.fault == "lose" && n == 30:
 		return
 	case s.fault == "repeat" && n%10 == 0:
 		times = 2
 	}
 	s.wg.Go(func() {
+		select {
+		case <-time.After(rest):
+		case <-ctx.Done():
+			return
+		}
 		s.slots <- struct{}{}
 		defer func() { <-s.slots }()
 		for range times {
@@ -310,7 +317,7 @@ func TestRunDevicesFindsFaults(t *testing.T) {
 		t.Run(test.fault, func(t *testing.T) {
 			t.Parallel()
 			args := []string{"--devices", "6", "--receiver-latency", "2ms", "--warm-up", "0"}
-			if test.fault == "forget" { // of those under way there are to be some
+			if test.fault == "forget" {
 				args = append(args, "--kill", "--receiver-latency", "30ms")
 			}
 			r, err := staged(t, test.fault, args...)
