@@ -275,10 +275,10 @@ func TestDocs_PerformanceCommandsAreForAQuietMachine(t *testing.T) {
 	page{
 		file: "../docs/performance.md",
 		not: map[string]string{
-			"go build":                "it is built already",
-			"./herald bench":          "takes a while; CI runs the benchmark",
+			"go build":              "it is built already",
+			"./herald bench":        "takes a while; CI runs the benchmark",
 			"TEST_MEASURE_BACKUP=1": "takes minutes, and is judged by a person",
-			"go test":                 "measures; other tests are in the same packages",
+			"go test":               "measures; other tests are in the same packages",
 		},
 	}.run(t)
 }
