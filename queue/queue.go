@@ -176,6 +176,8 @@ type Event struct {
 	// Attributes is what an event that was published as a CloudEvent has, and the members above have no place for: a
 	// JSON object of its context attributes but specversion, type and time. Nil for all other events.
 	Attributes []byte
+	// Trace is what it was published in; nil for none. It is no part of the event's content.
+	Trace *Trace
 }
 
 // MaxIDLength bounds the ids publishers give their events, in bytes.

@@ -42,7 +42,7 @@ func (q *Queue) Accept(ctx context.Context, subs []queue.Submission) ([]queue.Re
 		}
 		a.events[i] = subs[i].Event
 		a.events[i].Time = subs[i].Time.UTC()
-		a.bytes += int64(len(subs[i].Data)+len(subs[i].Attributes)+len(subs[i].Type)+len(subs[i].Resource)) + 64 + 3*int64(len(subs[i].Lanes))
+		a.bytes += int64(len(subs[i].Data)+len(subs[i].Attributes)+len(subs[i].Type)+len(subs[i].Resource)+traceCost(subs[i].Trace)) + 64 + 3*int64(len(subs[i].Lanes))
 	}
 	if err := q.space.admit(q); err != nil {
 		return nil, err

@@ -153,9 +153,12 @@ func (b *blockBuilder) size() int {
 	return n
 }
 
-// withAttributes is added to the nanoseconds of an event that has attributes, which follow them. The records of all
-// others are as they were before there were attributes.
-const withAttributes = uint64(time.Second)
+// These are added to the nanoseconds of an event that has attributes, or was published in a trace, which follow them. The
+// records of all others are as they were before there were either.
+const (
+	withAttributes = uint64(time.Second)
+	withTrace      = 2 * withAttributes
+)
 
 // fraction is what stands for the nanoseconds in the record of an event.
 func fraction(ev *queue.Event) uint64 {
@@ -163,10 +166,13 @@ func fraction(ev *queue.Event) uint64 {
 	if len(ev.Attributes) > 0 {
 		n += withAttributes
 	}
+	if ev.Trace != nil {
+		n += withTrace
+	}
 	return n
 }
 
-// An event's record: id, type, resource, time, attributes if it has some; the data is the rest.
+// An event's record: id, type, resource, time, attributes and trace if it has them; the data is the rest.
 func appendRecord(dst []byte, ev *queue.Event) []byte {
 	dst = appendText(dst, ev.ID)
 	dst = appendText(dst, ev.Type)
@@ -176,6 +182,9 @@ func appendRecord(dst []byte, ev *queue.Event) []byte {
 	if len(ev.Attributes) > 0 {
 		dst = binary.AppendUvarint(dst, uint64(len(ev.Attributes)))
 		dst = append(dst, ev.Attributes...)
+	}
+	if ev.Trace != nil {
+		dst = appendText(appendText(dst, ev.Trace.Parent), ev.Trace.State)
 	}
 	return append(dst, ev.Data...)
 }
@@ -190,6 +199,9 @@ func recordSize(ev *queue.Event) int {
 	if l := len(ev.Attributes); l > 0 {
 		n += binary.PutUvarint(b[:], uint64(l)) + l
 	}
+	if t := ev.Trace; t != nil {
+		n += binary.PutUvarint(b[:], uint64(len(t.Parent))) + len(t.Parent) + binary.PutUvarint(b[:], uint64(len(t.State))) + len(t.State)
+	}
 	return n + len(ev.Data)
 }
 
@@ -200,14 +212,27 @@ func decodeRecord(b []byte, seq uint64, account string, ms int64) (*queue.Event,
 	ev.Type = d.text()
 	ev.Resource = d.text()
 	seconds := d.varint()
-	nanos := d.number(2*withAttributes - 1)
+	nanos := d.number(withTrace + 2*withAttributes - 1)
+	traced := nanos >= withTrace
+	nanos %= withTrace
 	if nanos >= withAttributes {
 		nanos -= withAttributes
 		ev.Attributes = append([]byte(nil), d.bytes(d.count())...)
 	}
+	if traced {
+		ev.Trace = &queue.Trace{Parent: d.text(), State: d.text()}
+	}
 	ev.Time = time.Unix(seconds, int64(nanos)).UTC()
 	ev.Data = append(make([]byte, 0, len(d.b)), d.b...)
 	return ev, d.err
+}
+
+// traceCost is about what the trace of an event takes, in bytes.
+func traceCost(t *queue.Trace) int {
+	if t == nil {
+		return 0
+	}
+	return len(t.Parent) + len(t.State)
 }
 
 func timeOf(ms int64) time.Time { return time.UnixMilli(ms).UTC() }

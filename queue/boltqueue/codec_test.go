@@ -19,12 +19,18 @@ func sampleBlock() []byte {
 		if i%2 == 0 {
 			ev.Attributes, ev.Time = sampleAttributes(i), time.Unix(int64(i), 999_999_999).UTC()
 		}
+		ev.Trace = sampleTrace(i)
 		b.add(ev, [][]uint32{{1}, {1, 2, 900}, {1, 2, 900}, nil, {4_000_000_000}}[i])
 	}
 	return b.appendTo(nil)
 }
 
 func sampleAttributes(i int) []byte { return bytes.Repeat([]byte("a"), 1+i*100) }
+
+// sampleTrace: none, a traceparent alone, both.
+func sampleTrace(i int) *queue.Trace {
+	return []*queue.Trace{nil, {Parent: "p"}, {Parent: "pp", State: "s"}}[i%3]
+}
 
 func TestBlock(t *testing.T) {
 	t.Parallel()
@@ -55,7 +61,7 @@ func TestBlock(t *testing.T) {
 			nanos, attributes = 999_999_999, sampleAttributes(i)
 		}
 		if err != nil || ev.ID != strings.Repeat("i", i+1) || len(ev.Data) != i*100 || ev.Resource != "r/1" || !ev.Time.Equal(time.Unix(int64(i), nanos)) ||
-			!bytes.Equal(ev.Attributes, attributes) {
+			!bytes.Equal(ev.Attributes, attributes) || !reflect.DeepEqual(ev.Trace, sampleTrace(i)) {
 			t.Errorf("event %d: %+v, %v", i, ev, err)
 		}
 	}

@@ -73,7 +73,8 @@
 // delivery in the segment, uv count of accounts and each as text, uv count of target lists and each as uv count and uv
 // differences of ascending lane numbers, uv count of events and for each uv account, uv list (0 for none, else its
 // position from 1), uv length of its record. Ordinals go on through the events and their lists. Record: text id, text type,
-// text resource, v seconds and uv nanoseconds of its time, and the data as the rest.
+// text resource, v seconds and uv nanoseconds of its time, and the data as the rest. To the nanoseconds are added 1e9 for an event
+// with attributes, and 2e9 for one published in a trace; they follow: the attributes as text, traceparent and tracestate as text each.
 //
 // Attempt block: version, u32 length of the header, header, texts. Header: uv count, and for each attempt v difference of the
 // event, uv lane, uv number, v difference of the start, uv duration in microseconds, a byte of class (0 none, 1 delivered, 2

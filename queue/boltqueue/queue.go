@@ -24,7 +24,7 @@ const FileName = "queue.db"
 const (
 	schemaName = "herald queue"
 	// SchemaVersion is the version of the file's format.
-	SchemaVersion = 4
+	SchemaVersion = 5
 	// viewBudget is how long one read transaction may work before it makes way.
 	viewBudget = 20 * time.Millisecond
 )
@@ -207,7 +207,7 @@ func createBuckets(tx *bolt.Tx) error {
 }
 
 // migrate brings a file of an older version up to this one. Version 2 has batches, version 3 has replays, version 4 deliveries
-// that are planned; every record of an older version is one of a newer.
+// that are planned, version 5 events with a trace; every record of an older version is one of a newer.
 func migrate(tx *bolt.Tx, from int) error {
 	if from < 2 {
 		if _, err := tx.CreateBucket(bucketBatch); err != nil {

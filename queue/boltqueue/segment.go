@@ -189,7 +189,9 @@ func (q *Queue) forget(s *segment) {
 	s.cache, s.cached = nil, 0
 }
 
-func cacheCost(ev *queue.Event) int64 { return int64(len(ev.Data)+len(ev.Attributes)+len(ev.ID)) + 200 }
+func cacheCost(ev *queue.Event) int64 {
+	return int64(len(ev.Data)+len(ev.Attributes)+len(ev.ID)+traceCost(ev.Trace)) + 200
+}
 
 // removeSegment takes a segment out of the list. The lock is held.
 func (q *Queue) removeSegment(s *segment) {

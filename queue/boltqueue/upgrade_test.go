@@ -13,7 +13,7 @@ import (
 
 // Files of older versions, left by daemons that were killed. The first has events of two lanes, one of them paused with retries and first
 // attempts waiting, the other dropped; the second a batch that waits to be tried again, and deliveries made due by hand; the third two
-// replays under way, with batches that they made.
+// replays under way, with batches that they made; the fourth a planned delivery, and events with attributes, one of them a traceparent.
 func TestOpenOlderVersions(t *testing.T) {
 	t.Parallel()
 	for version, want := range []struct {
@@ -24,6 +24,7 @@ func TestOpenOlderVersions(t *testing.T) {
 		{queue.Stats{Events: 8, Pending: 3, Retrying: 5}, 16, "v1-3"},
 		{queue.Stats{Events: 5, Pending: 2, Retrying: 10}, 15, "v2-3"},
 		{queue.Stats{Events: 7, Pending: 3, Retrying: 11, Dead: 3}, 19, "v3-3"},
+		{queue.Stats{Events: 5, Pending: 2, Retrying: 2, Dead: 1}, 6, "v4-3"},
 	} {
 		openOlder(t, version+1, want.stats, want.deliveries, want.event)
 	}

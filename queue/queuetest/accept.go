@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing/synctest"
 	"time"
@@ -34,6 +35,7 @@ func acceptKeepsEverything(r *rig) {
 	subs[2].Resource = ""
 	subs[2].Time = time.Date(1969, 1, 1, 0, 0, 0, 5, time.UTC)
 	subs[0].Attributes = []byte(`{"id":"1","source":"/é"}`)
+	subs[0].Trace, subs[1].Trace = &queue.Trace{Parent: "parent", State: "state"}, &queue.Trace{Parent: "parent"}
 	subs[0].Time = time.Date(2026, 1, 1, 0, 0, 0, 999_999_999, time.UTC)
 	receipts := r.accept(subs...)
 	for i := range subs {
@@ -50,7 +52,7 @@ func acceptKeepsEverything(r *rig) {
 			r.t.Errorf("the publisher's id became %q", ev.ID)
 		case i != 1 && (len(ev.ID) != 30 || !strings.HasPrefix(ev.ID, "evt_")):
 			r.t.Errorf("the id given is %q", ev.ID)
-		case !bytes.Equal(ev.Data, want.Data) || string(ev.Attributes) != string(want.Attributes) || ev.Type != want.Type || ev.Resource != want.Resource || ev.AccountID != account || !ev.Time.Equal(want.Time):
+		case !bytes.Equal(ev.Data, want.Data) || string(ev.Attributes) != string(want.Attributes) || !reflect.DeepEqual(ev.Trace, want.Trace) || ev.Type != want.Type || ev.Resource != want.Resource || ev.AccountID != account || !ev.Time.Equal(want.Time):
 			r.t.Errorf("event %d came back as %+v", i, ev)
 		case ev.AcceptedAt.Before(before.Truncate(time.Millisecond)) || ev.AcceptedAt.After(time.Now()) || ev.AcceptedAt.Location() != time.UTC || ev.AcceptedAt.Nanosecond()%1e6 != 0:
 			r.t.Errorf("event %d was accepted at %v", i, ev.AcceptedAt)
