@@ -376,6 +376,7 @@ func TestContract_NoRoomIs503(t *testing.T) {
 		t.Fatalf("with 16 MiB %d events of 1 MiB were accepted", len(taken))
 	}
 	full.problem(503)
+	names(t, "readiness", h.as("").do("GET", "/readyz", nil).problem(503), "events cannot be made durable", "the retention limit is reached")
 	if s, err := strconv.Atoi(full.header.Get("Retry-After")); err != nil || s < 1 {
 		t.Errorf("503 with Retry-After %q", full.header.Get("Retry-After"))
 	}

@@ -142,7 +142,7 @@ type Queue interface {
 	// Configure changes how long things are kept; it takes effect within seconds.
 	Configure(r Retention)
 
-	// Healthy returns nil while events can be made durable, else the reason why not, for people.
+	// Healthy returns nil while events can be made durable, else the reason why not, for people, or errors.Join of several.
 	Healthy() error
 
 	// Check verifies every index against its records, and the file itself, and returns one error that

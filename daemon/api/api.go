@@ -166,6 +166,8 @@ type API struct {
 	all      *http.ServeMux // every route
 	business *http.ServeMux // without health and metrics
 	admin    *http.ServeMux // health and metrics only
+
+	queueHealth, storeHealth inquiry
 }
 
 // New checks the options and builds the routes. It starts nothing.

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -491,6 +492,31 @@ func TestEngineFailuresAreTranslated(t *testing.T) {
 	}
 }
 
+// An engine that does not answer keeps nobody who asks waiting, and is asked once however many do.
+func TestInquiry(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var i inquiry
+		back, calls, ill := make(chan struct{}), 0, errors.New("ill")
+		healthy := func() error { calls++; <-back; return ill }
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), askLimit)
+			if err := i.ask(healthy).wait(ctx); !errors.Is(err, errHangs) {
+				t.Errorf("while it hangs: %v", err)
+			}
+			cancel()
+		}
+		late := i.ask(healthy)
+		close(back)
+		if err := late.wait(t.Context()); !errors.Is(err, ill) || calls != 1 {
+			t.Errorf("after %d calls: %v", calls, err)
+		}
+		if err := i.ask(healthy).wait(t.Context()); !errors.Is(err, ill) || calls != 2 {
+			t.Errorf("asked again: %v, %d calls", err, calls)
+		}
+	})
+}
+
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
@@ -508,13 +534,19 @@ func TestHealth(t *testing.T) {
 	b.queue.unhealthy = errors.New("the disk is full")
 	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "events", "the disk is full")
 	ready("0")
-	b.queue.unhealthy = errors.Join(fmt.Errorf("commit: %w", &os.PathError{Op: "write", Path: "/var/lib/herald/queue.db", Err: syscall.ENOSPC}), errors.New("x"))
-	if p := wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "no space left on device"); strings.Contains(p.Detail, "/var") {
+	b.queue.unhealthy = errors.Join(fmt.Errorf("commit: %w", &os.PathError{Op: "write", Path: "/var/lib/herald/queue.db", Err: syscall.ENOSPC}), errors.New("another"))
+	if p := wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "no space left on device", "another"); strings.Contains(p.Detail, "/var") {
 		t.Errorf("a path leaks: %s", p.Detail)
 	}
 	b.queue.unhealthy = queue.ErrFull
 	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "disk is full")
-	b.queue.unhealthy = nil
+	// All there is to say is said at once.
+	b.notYet, b.store.unhealthy = errors.New("shutting down"), errors.New("the disk hangs")
+	if w := b.request(http.MethodGet, "/readyz", "", ""); w.Header().Get("Retry-After") != "30" {
+		t.Errorf("Retry-After: %v", w.Header())
+	}
+	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "shutting down", "events cannot be made durable: the disk is full", "accounts and subscriptions cannot be made durable: the disk hangs")
+	b.notYet, b.queue.unhealthy = nil, nil
 	b.store.unhealthy = fmt.Errorf("commit: %w", store.ErrClosed)
 	wantProblem(t, b.request(http.MethodGet, "/readyz", "", ""), 503, "stopping")
 	if w := b.request(http.MethodGet, "/healthz", "", ""); w.Code != 200 {

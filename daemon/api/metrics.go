@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
@@ -39,7 +40,7 @@ type metrics struct {
 }
 
 // newMetrics registers the metrics; unready is asked by each scrape.
-func newMetrics(r prometheus.Registerer, unready func() error) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, unready func(context.Context) error) (*metrics, error) {
 	backups := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "herald_backups_total", Help: "Backups begun, by how they ended.",
 	}, []string{"result"})
@@ -89,7 +90,7 @@ func newMetrics(r prometheus.Registerer, unready func() error) (*metrics, error)
 	ready := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "herald_ready", Help: "1 if an event published now would be made durable, as /readyz has it, else 0.",
 	}, func() float64 {
-		if unready() != nil {
+		if unready(context.Background()) != nil {
 			return 0
 		}
 		return 1

@@ -285,10 +285,18 @@ func (q *Queue) Healthy() error {
 	if !q.running.Load() {
 		return queue.ErrClosed
 	}
+	// Before what may wait for the disk.
+	if err := q.db.Hanging(); err != nil {
+		return err
+	}
 	q.space.mu.Lock()
 	q.space.look(q)
 	q.space.mu.Unlock()
-	return q.space.healthy()
+	err := q.space.healthy()
+	if q.waiting.Load() >= int64(q.o.MaxWaiting) || q.waitingBytes.Load() >= q.o.MaxWaitingBytes {
+		err = errors.Join(err, errors.New("as many events as may wait to be committed do so already"))
+	}
+	return err
 }
 
 // Lanes implements queue.Queue.

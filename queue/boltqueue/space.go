@@ -135,13 +135,11 @@ func (s *space) tight() bool {
 func (s *space) healthy() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := errors.Join(s.damage, s.reason, s.low); err != nil {
-		return err
-	}
+	var quota error
 	if s.quota.Load() {
-		return errors.New("the retention limit is reached and nothing can be dropped yet")
+		quota = errors.New("the retention limit is reached and nothing can be dropped yet")
 	}
-	return nil
+	return errors.Join(s.damage, s.reason, s.low, quota)
 }
 
 // recheck tries, where the last commit found no room, whether there is some now, by writing something.

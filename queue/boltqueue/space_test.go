@@ -395,3 +395,46 @@ func TestCommitWaitsForTheDisk(t *testing.T) {
 		}
 	})
 }
+
+// A commit that does not come back is told of, and so is that no more may wait, without waiting for either.
+func TestHangingDisk(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		var hangs atomic.Pointer[chan struct{}]
+		q, end := start(t, Options{MaxWaiting: 2, WriteAt: func(b []byte, off int64, write func([]byte, int64) (int, error)) (int, error) {
+			if c := hangs.Load(); c != nil {
+				<-*c
+			}
+			return write(b, off)
+		}})
+		if err := q.Healthy(); err != nil {
+			t.Error(err)
+		}
+		back := make(chan struct{})
+		hangs.Store(&back)
+		accepted := make(chan error, 2)
+		for i := range 2 {
+			go func() {
+				_, err := q.Accept(t.Context(), []queue.Submission{event(i)})
+				accepted <- err
+			}()
+		}
+		synctest.Wait()
+		if err := q.Healthy(); err == nil || !strings.Contains(err.Error(), "may wait") {
+			t.Errorf("with all that may wait: %v", err)
+		}
+		time.Sleep(boltkit.HangingAfter)
+		if err := q.Healthy(); err == nil || !strings.Contains(err.Error(), "the disk hangs: a commit has been under way for 5 s") {
+			t.Errorf("while it hangs: %v", err)
+		}
+		close(back)
+		if err := errors.Join(<-accepted, <-accepted); err != nil {
+			t.Error(err)
+		}
+		if err := q.Healthy(); err != nil {
+			t.Errorf("after it came back: %v", err)
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -73,6 +73,7 @@ type DB struct {
 	failed  atomic.Bool
 	views   atomic.Int64
 	used    atomic.Int64 // high-water mark of the file, in bytes
+	begun   atomic.Int64 // when the commit under way began, in nanoseconds of Unix time; 0 when there is none
 
 	write  sync.Mutex // one writer at a time, and none while Check reads the freelist
 	closed bool       // guarded by write
@@ -258,6 +259,8 @@ func (d *DB) Update(fn func(*bolt.Tx) error) error {
 
 // commit runs fn in a write transaction and keeps the freelist's switch and the clean marker.
 func (d *DB) commit(fn func(*bolt.Tx) error, last bool) error {
+	d.begun.Store(time.Now().UnixNano())
+	defer d.begun.Store(0)
 	d.write.Lock()
 	defer d.write.Unlock()
 	if d.closed || d.failed.Load() {
@@ -284,6 +287,21 @@ func (d *DB) commit(fn func(*bolt.Tx) error, last bool) error {
 	d.used.Store(used)
 	d.marked.Store(last)
 	d.worked.Store(true)
+	return nil
+}
+
+// HangingAfter is how long a commit may take before the disk counts as one that hangs. A slow one takes a second.
+const HangingAfter = 5 * time.Second
+
+// Hanging returns nil, or, for people, that the commit under way does not come back from the disk. It never waits.
+func (d *DB) Hanging() error {
+	at := d.begun.Load()
+	if at == 0 {
+		return nil
+	}
+	if took := time.Since(time.Unix(0, at)); took >= HangingAfter {
+		return fmt.Errorf("the disk hangs: a commit has been under way for %d s", int(took.Seconds()))
+	}
 	return nil
 }
 

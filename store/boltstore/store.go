@@ -422,8 +422,11 @@ func (s *Store) Close() error {
 }
 
 // Healthy returns nil while changes can be made durable, else the reason why not: store.ErrFull or
-// store.ErrClosed, wrapped with it.
+// store.ErrClosed, wrapped with it, or that the disk hangs.
 func (s *Store) Healthy() error {
+	if err := s.db.Hanging(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
