@@ -52,7 +52,8 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	defer runtime.KeepAlive(idle)
 	level := new(slog.LevelVar)
 	level.Set(logLevel(c))
-	logger := newLogger(c.Log.Format, level, o.Stderr)
+	logged, err := journal.StderrIsJournalStream()
+	logger := newLogger(c.Log.Format, level, o.Stderr, err == nil && logged)
 	// net/http reports odd receivers to the standard logger, with what they sent. That is no business of
 	// the daemon's log beyond that it happened.
 	log.SetFlags(0)
@@ -124,22 +125,6 @@ func (s strays) Write(p []byte) (int, error) {
 	text, _, _ := strings.Cut(strings.TrimSpace(string(p)), "\"")
 	s.logger.Debug("a library complained", "text", text)
 	return len(p), nil
-}
-
-func logLevel(c *config.Config) slog.Level {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(c.Log.Level)); err != nil {
-		return slog.LevelInfo // a validated configuration has no other
-	}
-	return l
-}
-
-func newLogger(format string, level slog.Leveler, w io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{Level: level}
-	if format == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
-	}
-	return slog.New(slog.NewTextHandler(w, o))
 }
 
 // Reload reads the configuration again and applies it, all or nothing: a file that does not validate, or

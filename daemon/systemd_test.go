@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -393,11 +395,21 @@ func TestNoTokenIsPrintedToTheJournal(t *testing.T) {
 	if err := os.WriteFile(config, []byte(strings.Replace(string(text), "admin_token: "+adminToken+"\n", "", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	out := journaled(t, dir, config)()
+	if strings.Contains(out, "hrld_") || !strings.Contains(out, "herald token create") {
+		t.Errorf("the journal has a token, or does not say how to get one:\n%s", out)
+	}
+}
+
+// journaled starts a daemon whose output goes to the journal, as far as it can tell (JOURNAL_STREAM, systemd.exec(5)), waits until it
+// serves, and returns a function that reads what it has printed.
+func journaled(t *testing.T, dir, config string) func() string {
+	t.Helper()
 	journal, err := os.Create(filepath.Join(dir, "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer journal.Close()
+	t.Cleanup(func() { journal.Close() })
 	var st unix.Stat_t
 	if err := unix.Fstat(int(journal.Fd()), &st); err != nil {
 		t.Fatal(err)
@@ -411,11 +423,56 @@ func TestNoTokenIsPrintedToTheJournal(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	m.wait(1)
-	out, err := os.ReadFile(journal.Name())
-	if err != nil {
-		t.Fatal(err)
+	return func() string {
+		out, err := os.ReadFile(journal.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
 	}
-	if strings.Contains(string(out), "hrld_") || !strings.Contains(string(out), "herald token create") {
-		t.Errorf("the journal has a token, or does not say how to get one:\n%s", out)
+}
+
+// In the journal each line begins with its priority (sd-daemon(3)) and leaves the time to the journal, whatever a value holds.
+func TestLogInTheJournal(t *testing.T) {
+	t.Parallel()
+	for format, want := range map[string][]string{
+		"text": {`<7>level=DEBUG msg=attempt part=dispatch `, `<6>level=INFO msg=attempt part=dispatch `, `<6>level=INFO msg=serving `, `<3>level=ERROR msg="reload refused`},
+		"json": {`<7>{"level":"DEBUG","msg":"attempt",`, `<6>{"level":"INFO","msg":"attempt",`, `<6>{"level":"INFO","msg":"serving",`, `<3>{"level":"ERROR","msg":"reload refused`},
+	} {
+		t.Run(format, func(t *testing.T) {
+			t.Parallel()
+			dir, address := t.TempDir(), freeAddress(t)
+			config := configFile(t, dir, address, "log: {level: debug, format: "+format+"}")
+			read := journaled(t, dir, config)
+			h := remote(t, address)
+			r, bad := receive(t), receive(t)
+			bad.status(500)
+			h.subscribe(r.URL, nil)
+			h.subscribe(bad.URL, fields{"delivery": patiently()})
+			h.publish("task.create", "", fields{})
+			// The reason has several lines.
+			if err := os.WriteFile(config, []byte("log: {level: no}\nlisten: {address: no}\nunknown: 1\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			pid := regexp.MustCompile(`pid"?[=:](\d+)`).FindStringSubmatch(read())
+			if pid == nil {
+				t.Fatalf("no pid in:\n%s", read())
+			}
+			n, err := strconv.Atoi(pid[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Kill(n, unix.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			for _, w := range want {
+				eventually(t, "the log has "+w, func() bool { return strings.Contains("\n"+read(), "\n"+w) })
+			}
+			for _, line := range strings.Split(strings.TrimSuffix(read(), "\n"), "\n") {
+				if !regexp.MustCompile(`^<[3467]>(level=|\{"level":)`).MatchString(line) || regexp.MustCompile(`\btime"?[=:]`).MatchString(line) {
+					t.Errorf("a line is %q", line)
+				}
+			}
+		})
 	}
 }

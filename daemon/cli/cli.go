@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/journal"
+
 	"herald/daemon/client"
 	"herald/daemon/config"
 )
@@ -120,6 +122,10 @@ func Exit(s Streams, err error) int {
 		text = "\x1b[31mherald:\x1b[0m" + strings.TrimPrefix(text, "herald:")
 	}
 	// There is nowhere left to report that standard error cannot be written to.
+	if logged, err := journal.StderrIsJournalStream(); err == nil && logged {
+		// The priority of an error, for each line (sd-daemon(3)).
+		text = "<3>" + strings.ReplaceAll(strings.TrimSuffix(text, "\n"), "\n", "\n<3>") + "\n"
+	}
 	_, _ = io.WriteString(s.Stderr, text)
 	return code
 }
