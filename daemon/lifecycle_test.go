@@ -385,6 +385,72 @@ func TestAdminAddress(t *testing.T) {
 	}
 }
 
+// Profiles are on the admin address alone, whatever is configured, take as long as they are asked to, and hold up no shutdown.
+func TestProfiles(t *testing.T) {
+	t.Parallel()
+	paths := []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/goroutine", "/debug/pprof/allocs", "/debug/pprof/block", "/debug/pprof/mutex", "/debug/pprof/cmdline"}
+	h := start(t)
+	for _, path := range append(paths, "/debug/pprof/profile?seconds=1", "/debug/pprof/trace?seconds=1") {
+		h.admin().do("GET", path, nil).is(404)
+		h.overSocket().do("GET", path, nil).is(404)
+	}
+	dir, address, admin := t.TempDir(), freeAddress(t), freeAddress(t)
+	// Longer than a test may take: it would not end while a profile is waited for.
+	c, api := spawnReady(t, configFile(t, dir, address, "admin: {address: '"+admin+"'}", "shutdown_timeout: 10m"), admin)
+	api.URL = "http://" + address
+	for _, path := range paths {
+		api.admin().do("GET", path, nil).is(404)
+		resp, err := httpClient.Get("http://" + admin + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 200 || len(text) == 0 {
+			t.Errorf("%s: %d bytes with status %d, %v", path, len(text), resp.StatusCode, err)
+		}
+	}
+	// Longer than a server lets an answer take.
+	begun := make(chan error, 2)
+	ended := make(chan error, 2)
+	for _, path := range []string{"/debug/pprof/profile?seconds=3600", "/debug/pprof/block?seconds=3600"} {
+		go func() {
+			conn, err := net.Dial("tcp", admin)
+			if err == nil {
+				_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", path)
+			}
+			begun <- err
+			if err == nil {
+				_, err = io.ReadAll(conn)
+			}
+			ended <- err
+		}()
+	}
+	for range 2 {
+		if err := <-begun; err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the profiles are taken", func() bool {
+		resp, err := httpClient.Get("http://" + admin + "/debug/pprof/goroutine?debug=2")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return strings.Contains(string(text), "pprof.Profile(") && strings.Contains(string(text), "pprof.handler.serveDeltaProfile(")
+	})
+	c.signal(syscall.SIGTERM)
+	if code := c.exit(); code != 0 || strings.Contains(c.out.String(), "cut off") {
+		t.Errorf("exited with %d:\n%s", code, c.out.String())
+	}
+	for range 2 {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A deletion that a crash cut in two, after the store and before the queue, is finished at the next start.
 func TestDeliveriesOfDeletedSubscriptionsAreDropped(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -52,7 +53,12 @@ func (d *Daemon) listen(ctx context.Context) error {
 		return err
 	}
 	d.adminAddr = a.Addr()
-	d.serve("admin", d.secured(a), adminHandler(d.api))
+	profiling, end := context.WithCancel(context.Background())
+	d.serve("admin", d.secured(a), adminHandler(d.api, profiling))
+	// A profile takes as long as who asks for it wants, and none keeps the daemon from stopping. There are no bodies to wait for here.
+	s := d.servers[len(d.servers)-1].http
+	s.ReadTimeout, s.WriteTimeout = 0, 0
+	s.RegisterOnShutdown(end)
 	return nil
 }
 
@@ -75,16 +81,44 @@ func (d *Daemon) serve(name string, l net.Listener, h http.Handler) {
 	})
 }
 
-// adminHandler adds the profiles of the Go runtime to metrics and health.
-func adminHandler(a *api.API) http.Handler {
+// adminHandler adds the profiles of the Go runtime to metrics and health. Those under way end with the context.
+func adminHandler(a *api.API, profiling context.Context) http.Handler { //nolint:revive // it bounds what the handler does later, not the call
 	mux := http.NewServeMux()
 	mux.Handle("/", a.AdminHandler())
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	for path, profile := range map[string]http.HandlerFunc{
+		"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace,
+		"block": contended("block", runtime.SetBlockProfileRate, int(10*time.Microsecond)),
+		"mutex": contended("mutex", func(rate int) { runtime.SetMutexProfileFraction(rate) }, 10),
+	} {
+		mux.HandleFunc("GET /debug/pprof/"+path, func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(profiling, cancel)()
+			profile(w, r.WithContext(ctx))
+		})
+	}
 	return mux
+}
+
+// contended is a profile of waiting, which the runtime takes only while it is asked to, because it costs every lock: for as long
+// as ?seconds= says, at the rate given.
+func contended(name string, set func(rate int), rate int) http.HandlerFunc {
+	var mu sync.Mutex
+	users := 0
+	use := func(n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		if users += n; users == 0 {
+			set(0)
+		} else {
+			set(rate)
+		}
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		use(1)
+		defer use(-1)
+		pprof.Handler(name).ServeHTTP(w, r)
+	}
 }
 
 // Addr returns the address the API listens on.
