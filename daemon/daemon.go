@@ -182,7 +182,7 @@ func (d *Daemon) build(registry *prometheus.Registry) error {
 	}
 	d.dispatcher, err = dispatch.New(dispatch.Options{
 		Queue: d.queue, Store: d.store, Sender: d.notifier, Workers: workers, Defaults: policy,
-		Publish: d.publishOperational, Settling: d.notifier.Settling,
+		Publish: d.publishOperational, Settling: d.notifier.Settling, Describe: d.notifier.Describe,
 		Grace: c.ShutdownTimeout, Logger: d.logger.With("part", "dispatch"), Registerer: registry,
 	})
 	if err != nil {

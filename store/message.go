@@ -19,6 +19,8 @@ type Message struct {
 	// Key is the caller's own for this message: the same message again with the same key is not sent again. "" for none. Digest stands for the content.
 	Key    string
 	Digest [16]byte
+	// TraceParent and TraceState are those of the request (W3C Trace Context), for its CallbackURL; "" for none.
+	TraceParent, TraceState string
 	// DryRun checks everything and sends nothing.
 	DryRun bool
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"herald/queue"
 	"herald/store"
 )
 
@@ -351,19 +352,46 @@ func (e *cloudReader) finish() {
 	}
 	// In one order, so that a repeat is the same event, however it is written.
 	slices.SortFunc(e.attributes, func(a, b attribute) int { return cmp.Compare(a.name, b.name) })
-	text := []byte{'{'}
-	for i, a := range e.attributes {
-		if i > 0 {
-			text = append(text, ',')
-		}
-		text = append(append(append(append(text, '"'), a.name...), `":`...), a.value...)
+	e.s.Attributes = objectOf(e.attributes)
+	e.same = e.s.Attributes
+	if _, ok := values[traceParent]; ok {
+		e.s.Trace = queue.ParseTrace(texts(values[traceParent]), texts(values[traceState]))
+		// A publisher that repeats an event may do so in another trace.
+		e.same = objectOf(slices.DeleteFunc(slices.Clone(e.attributes), func(a attribute) bool { return a.name == traceParent || a.name == traceState }))
 	}
-	if e.s.Attributes = append(text, '}'); len(e.s.Attributes) > maxAttributes {
+	if len(e.s.Attributes) > maxAttributes {
 		longest := slices.MaxFunc(e.attributes, func(a, b attribute) int { return cmp.Compare(len(a.value), len(b.value)) })
 		e.fault(longest.name, "is too long: the context attributes have more than %d bytes together; what an event carries belongs into data", maxAttributes)
 	}
 	e.eventReader.finish()
 	e.subs = append(e.subs, e.s)
+}
+
+// The attributes of the extension Distributed Tracing (CloudEvents, extensions/distributed-tracing). An event keeps them as it keeps
+// those of every extension; what they say goes before what the request's headers do.
+const (
+	traceParent = "traceparent"
+	traceState  = "tracestate"
+)
+
+// texts is the value of an attribute that is a string, as the values of a header.
+func texts(value jsontext.Value) []string {
+	if value == nil || value.Kind() != jsontext.KindString {
+		return nil
+	}
+	return []string{unquote(value)}
+}
+
+// objectOf is a JSON object of attributes.
+func objectOf(attributes []attribute) []byte {
+	text := []byte{'{'}
+	for i, a := range attributes {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = append(append(append(append(text, '"'), a.name...), `":`...), a.value...)
+	}
+	return append(text, '}')
 }
 
 // resourceForm tells whether a subject names a resource.

@@ -541,7 +541,7 @@ func checkHeaderName(s string) error {
 	switch name := textproto.CanonicalMIMEHeaderKey(s); name {
 	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Content-Digest", "Transfer-Encoding", "Te", "Trailer",
 		"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Proxy-Authenticate", "Upgrade",
-		"Http2-Settings", "Expect", "User-Agent", "Accept-Encoding", "Signature", "Signature-Input",
+		"Http2-Settings", "Expect", "User-Agent", "Accept-Encoding", "Signature", "Signature-Input", "Traceparent", "Tracestate",
 		"Idempotency-Key", "X-Idempotency-Key": // these two would have net/http send a push again by itself
 		return textError("must not be " + name + ", which every push sets or HTTP itself needs")
 	default:

@@ -87,6 +87,9 @@ func (a *API) send(c *call, budget int, recipients func(*messageInput)) error {
 	}
 	var fs faults
 	p := &messageInput{fields: object(n, "", &fs), api: a, c: c, now: a.now(), m: &store.Message{AccountID: c.account.ID}}
+	if t := c.trace(); t != nil {
+		p.m.TraceParent, p.m.TraceState = t.Parent, t.State
+	}
 	p.m.ImplementationID = p.needed("implementationId", checkNotBlank)
 	recipients(p)
 	p.m.Notification = readNotification(p.fields, false)

@@ -37,6 +37,7 @@ type batch struct {
 	lines  bool // NDJSON: faults name the line
 	single bool
 	key    string
+	trace  *queue.Trace // what the request's headers say
 	now    time.Time
 
 	subs   []queue.Submission
@@ -63,7 +64,7 @@ func (a *API) publish(c *call) error {
 	if err != nil {
 		return err
 	}
-	b := batch{c: c, body: c.body.Bytes(), lines: media == typeNDJSON, now: a.now().UTC()}
+	b := batch{c: c, body: c.body.Bytes(), lines: media == typeNDJSON, trace: c.trace(), now: a.now().UTC()}
 	if b.key, err = c.idempotencyKey(); err != nil {
 		return err
 	}
@@ -101,6 +102,11 @@ func (a *API) publish(c *call) error {
 	a.metrics.accepted.Add(float64(len(receipts) - duplicates))
 	c.raw(http.StatusAccepted, b.receipt(receipts))
 	return nil
+}
+
+// trace is the one that the request is part of (W3C Trace Context), or nil.
+func (c *call) trace() *queue.Trace {
+	return queue.ParseTrace(c.r.Header["Traceparent"], c.r.Header["Tracestate"])
 }
 
 // receipt is the answer: one id for one event, else an array of them in the order of the events.
@@ -301,6 +307,8 @@ type eventReader struct {
 	seen        uint8
 	headers     bool // its members but data are headers of the request
 	s           queue.Submission
+	// same are those of its attributes that a repeat has to have too.
+	same []byte
 }
 
 func (e *eventReader) fault(member, format string, args ...any) {
@@ -497,6 +505,9 @@ func (e *eventReader) finish() {
 		e.fault("data", "is needed: a JSON object, which may be empty")
 	}
 	e.s.AccountID = e.c.account.ID
+	if e.s.Trace == nil {
+		e.s.Trace = e.trace
+	}
 	if e.s.ID != "" || e.key != "" {
 		e.s.Digest = e.sum()
 	}
@@ -519,7 +530,7 @@ func (e *eventReader) sum() (sum [16]byte) {
 	}
 	// Hashes document that Write returns no error.
 	_, _ = h.Write(buf)
-	_, _ = h.Write(e.s.Attributes) // an object as well, so that what follows is told from it
+	_, _ = h.Write(e.same) // an object as well, so that what follows is told from it
 	_, _ = h.Write(e.s.Data)
 	e.c.out = h.Sum(buf[:0])
 	copy(sum[:], e.c.out)

@@ -197,6 +197,18 @@ type request struct {
 	key         string // Idempotency-Key
 }
 
+type (
+	traceKey struct{}
+	trace    struct{ parent, state string }
+)
+
+// WithTrace returns a context whose calls say that they are part of a trace: the values of the headers traceparent and tracestate (W3C
+// Trace Context), as a library for tracing has them; state may be empty. The events published and the messages sent with it take it
+// along: pushes of them carry it. The daemon ignores what is not valid.
+func WithTrace(ctx context.Context, parent, state string) context.Context {
+	return context.WithValue(ctx, traceKey{}, trace{parent, state})
+}
+
 // call makes a call and decodes the answer into out, or reads it away when out is nil.
 func (c *Client) call(ctx context.Context, r request, out any) error {
 	res, err := c.send(ctx, r)
@@ -235,6 +247,12 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	}
 	if c.account != "" {
 		req.Header.Set("Herald-Account", c.account)
+	}
+	if t, ok := ctx.Value(traceKey{}).(trace); ok && t.parent != "" {
+		req.Header.Set("traceparent", t.parent)
+		if t.state != "" {
+			req.Header.Set("tracestate", t.state)
+		}
 	}
 	req.Header.Set("User-Agent", c.agent)
 	req.Header.Set("Accept", "application/json, application/problem+json")

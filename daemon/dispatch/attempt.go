@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/url"
 	"time"
 
 	"herald/queue"
@@ -114,7 +115,8 @@ func (d *Dispatcher) send(j *job) (out queue.Outcome, ended time.Time) {
 	c := &j.claim
 	ctx, cancel := context.WithTimeout(d.hard, j.policy.timeout)
 	started := time.Now()
-	out = d.sender.Send(ctx, j.sub, push(j.sub, c))
+	p := push(j.sub, c)
+	out = d.sender.Send(ctx, j.sub, p)
 	cancel()
 	ended = time.Now()
 	if out.StartedAt.IsZero() {
@@ -132,7 +134,7 @@ func (d *Dispatcher) send(j *job) (out queue.Outcome, ended time.Time) {
 		Error: queue.ErrorText(out.Error), Response: out.Response[:min(len(out.Response), queue.MaxResponse)],
 	}
 	d.metrics.observe(&out, &s)
-	d.logAttempt(j.sub, c, &out, &s)
+	d.logAttempt(j.sub, c, &p, &out, &s)
 	if s.State == queue.StateDead {
 		d.tellDead(j.sub, &s, c.Attempt)
 	}
@@ -188,8 +190,9 @@ func (d *Dispatcher) follow(j *job, out *queue.Outcome, now time.Time) queue.Set
 	return s
 }
 
-// logAttempt writes the one line of an attempt. A success costs nothing when debug is off.
-func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, out *queue.Outcome, s *queue.Settlement) {
+// logAttempt writes the one line of an attempt, with everything about it under keys that are always the same. A success costs
+// nothing when debug is off.
+func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, p *queue.Push, out *queue.Outcome, s *queue.Settlement) {
 	level := slog.LevelInfo
 	if out.Class == queue.ClassDelivered {
 		level = slog.LevelDebug
@@ -197,23 +200,43 @@ func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, out *qu
 	if !d.log.Enabled(d.hard, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 11)
+	e := c.Deliveries[0].Event
+	attrs := append(make([]slog.Attr, 0, 24), slog.String("account", e.AccountID))
 	if sub.Role == store.RoleNone {
 		attrs = append(attrs, slog.String("subscription", sub.ID.String()))
 	} else {
 		attrs = append(attrs, slog.String("implementation", sub.ImplementationID), slog.String("lane", laneName(sub)))
+		if d.describe != nil {
+			attrs = append(attrs, d.describe(d.hard, e)...)
+		}
+	}
+	// The host says whom to call. The path and the query of a callback may be secrets.
+	if u, err := url.Parse(sub.DataCallbackURL); err == nil && u.Host != "" {
+		attrs = append(attrs, slog.String("host", u.Host))
 	}
 	attrs = append(attrs,
 		slog.String("delivery", c.Delivery(0).String()),
-		slog.String("event", c.Deliveries[0].Event.ID),
+		slog.String("event", e.ID),
+		slog.String("type", e.Type),
+	)
+	if p.ID != e.ID {
+		attrs = append(attrs, slog.String("push", p.ID))
+	}
+	attrs = append(attrs,
 		slog.Int("records", len(c.Deliveries)),
 		slog.Int("attempt", c.Attempt),
 		slog.String("outcome", string(out.Class)),
 		slog.Int("status", out.Status),
 		slog.Float64("duration_ms", float64(out.Duration.Microseconds())/1000),
 	)
+	if c.Replay {
+		attrs = append(attrs, slog.Bool("replay", true))
+	}
 	if out.Error != "" {
 		attrs = append(attrs, slog.String("error", s.Attempt.Error))
+	}
+	if s.Reason != "" {
+		attrs = append(attrs, slog.String("reason", s.Reason))
 	}
 	switch {
 	case out.Class == queue.ClassGone && s.State == queue.StateRetrying:
@@ -222,6 +245,9 @@ func (d *Dispatcher) logAttempt(sub *store.Subscription, c *queue.Claim, out *qu
 		attrs = append(attrs, slog.Time("next", s.Due))
 	default:
 		attrs = append(attrs, slog.String("next", string(s.State)))
+	}
+	if t := p.Trace(); t != nil {
+		attrs = append(attrs, slog.String("trace_id", t.ID()))
 	}
 	d.log.LogAttrs(d.hard, level, "attempt", attrs...)
 }

@@ -78,6 +78,9 @@ type Options struct {
 	// Settling is called before the settlement of a notification to a device (store.RoleDevices) is handed to the queue, and not again
 	// unless the process ends before that is durable. It may wait for the disk, not longer than ctx. Nil: nobody wants to know.
 	Settling func(ctx context.Context, sub *store.Subscription, e *queue.Event, s *queue.Settlement, out *queue.Outcome)
+	// Describe returns what the line of an attempt says of an event on a lane of an implementation, beside what it says of all. It is
+	// called only when the line is written. Nil: nothing.
+	Describe func(ctx context.Context, e *queue.Event) []slog.Attr
 	// Rand returns numbers uniform in [0, 1) for the jitter and is safe for concurrent use; nil means the
 	// runtime's generator.
 	Rand func() float64
@@ -97,6 +100,7 @@ type Dispatcher struct {
 
 	publish  func(ctx context.Context, accountID, eventType string, at time.Time, id string, data []byte) error
 	settling func(ctx context.Context, sub *store.Subscription, e *queue.Event, s *queue.Settlement, out *queue.Outcome)
+	describe func(ctx context.Context, e *queue.Event) []slog.Attr
 	epoch    time.Time // when the clock began
 
 	storeRead, storeWrite, laneDrop, healthWrite, noticeWrite, noticeDrop, replayWrite complaint
@@ -183,7 +187,7 @@ func New(o Options) (*Dispatcher, error) {
 	}
 	d := &Dispatcher{
 		queue: o.Queue, store: o.Store, sender: o.Sender, workers: o.Workers, grace: o.Grace,
-		log: o.Logger, rand: o.Rand, publish: o.Publish, settling: o.Settling, epoch: time.Now(),
+		log: o.Logger, rand: o.Rand, publish: o.Publish, settling: o.Settling, describe: o.Describe, epoch: time.Now(),
 		lanes: make(map[queue.Lane]*lane), free: make(chan struct{}, 1),
 		alarmed: make(chan struct{}, 1), readable: make(chan struct{}, 1), sweepable: make(chan struct{}, 1), replayable: make(chan struct{}, 1),
 		keep: make(chan struct{}, 1), keepNow: make(chan struct{}, 1), noticed: make(chan struct{}, 1), saveDelay: saveDelay,

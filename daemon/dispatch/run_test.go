@@ -162,7 +162,7 @@ func TestLog(t *testing.T) {
 			{"level=INFO", "msg=attempt", "attempt=1", "outcome=retry", "status=500", `error="the receiver answered 500`, "next=2000-01-01T00:01:00"},
 			{"level=DEBUG", "msg=attempt", "attempt=2", "outcome=delivered", "status=204", "next=delivered"},
 		} {
-			for _, w := range append(want, "subscription="+id, "delivery="+it.Delivery(0).String(), "event=evt_1", "duration_ms=") {
+			for _, w := range append(want, "subscription="+id, "delivery="+it.Delivery(0).String(), "event=evt_1", "duration_ms=", "account=", "type=", "host=") {
 				if !strings.Contains(lines[i], w) {
 					t.Errorf("line %q lacks %s", lines[i], w)
 				}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -145,6 +146,9 @@ func addressed(s *store.Subscription) *store.Subscription {
 	return &c
 }
 
+// recordType is the type of the record.
+const recordType = "herald.validation"
+
 // recordID is the id of the push that a record is: the same on every attempt, and another for another record.
 func recordID(s *store.Subscription) string {
 	return "val_" + strings.ReplaceAll(s.ID.String(), "-", "") + strconv.FormatInt(s.Validation.ExpiresAt.UnixMilli(), 36)
@@ -159,17 +163,21 @@ func (h *Handshake) push(s *store.Subscription) queue.Push {
 	return queue.Push{
 		ID: id, Attempt: s.Validation.Attempts + 1,
 		Events: []*queue.Event{{
-			ID: id, AccountID: s.AccountID, Type: "herald.validation",
+			ID: id, AccountID: s.AccountID, Type: recordType,
 			Time: s.Validation.ExpiresAt.Add(-store.ValidationLifetime), Data: append(data, '}'),
 		}},
 	}
 }
 
-// logAttempt writes the one line of an attempt. It names no URL, because a path may be a secret.
+// logAttempt writes the one line of an attempt. Its keys are those of every attempt. Of the URL it names the
+// host, because a path may be a secret.
 func (h *Handshake) logAttempt(ctx context.Context, s *store.Subscription, out *queue.Outcome, took time.Duration, next time.Time, reason string) {
-	attrs := make([]slog.Attr, 0, 8)
+	attrs := append(make([]slog.Attr, 0, 12), slog.String("account", s.AccountID), slog.String("subscription", s.ID.String()))
+	if u, err := url.Parse(s.ValidationURL()); err == nil {
+		attrs = append(attrs, slog.String("host", u.Host))
+	}
 	attrs = append(attrs,
-		slog.String("subscription", s.ID.String()), slog.Int("attempt", s.Validation.Attempts+1),
+		slog.String("event", recordID(s)), slog.String("type", recordType), slog.Int("records", 1), slog.Int("attempt", s.Validation.Attempts+1),
 		slog.String("outcome", string(out.Class)), slog.Int("status", out.Status),
 		slog.Float64("duration_ms", float64(took.Microseconds())/1000),
 	)

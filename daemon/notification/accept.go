@@ -158,7 +158,7 @@ func (n *Notifier) acceptMany(ctx context.Context, impl *store.Implementation, m
 		Expires: expiry(m, now).UnixMilli(), Callback: m.CallbackURL,
 	}
 	s := queue.Submission{
-		Event: queue.Event{ID: id, AccountID: m.AccountID, Type: typeMessage, Time: now}, Digest: m.Digest,
+		Event: queue.Event{ID: id, AccountID: m.AccountID, Type: typeMessage, Time: now, Trace: traceOf(m)}, Digest: m.Digest,
 		Lanes: []queue.Lane{queue.Lane(impl.Lane(store.LaneExpansion))},
 	}
 	if m.SendAt.After(now) {
@@ -199,6 +199,21 @@ func expiry(m *store.Message, now time.Time) time.Time {
 		}
 	}
 	return now.Add(ttl)
+}
+
+// traceOf is the trace that a message was sent in. Its devices' providers are told nothing of it.
+func traceOf(m *store.Message) *queue.Trace {
+	if m.TraceParent == "" {
+		return nil
+	}
+	return &queue.Trace{Parent: m.TraceParent, State: m.TraceState}
+}
+
+// inTrace gives a message the trace of the event it is made of.
+func inTrace(m *store.Message, e *queue.Event) {
+	if e.Trace != nil {
+		m.TraceParent, m.TraceState = e.Trace.Parent, e.Trace.State
+	}
 }
 
 // openStatusLane sees to it that the origin of a callback URL has a lane.

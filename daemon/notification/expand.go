@@ -62,6 +62,7 @@ func (n *Notifier) expandPage(ctx context.Context, e *queue.Event, rec *messageR
 	contacts := rec.Contacts[page*pageContacts:]
 	contacts = contacts[:min(len(contacts), pageContacts)]
 	m := &store.Message{AccountID: e.AccountID, Notification: *r.note, CallbackURL: rec.Callback}
+	inTrace(m, e)
 	if rec.SendAt > 0 {
 		m.SendAt = time.UnixMilli(rec.SendAt)
 	}

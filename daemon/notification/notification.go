@@ -158,6 +158,7 @@ func (n *Notifier) sendEvent(ctx context.Context, sub *store.Subscription, p que
 		// The same event is the same message, also when it is known only after a crash that it had become one. A replay is another.
 		Key: p.ID + "\x00" + sub.ID.String(),
 	}
+	inTrace(&m, e)
 	if p.Replay {
 		m.Key += "\x00" + time.Now().UTC().Format(time.RFC3339)
 	}

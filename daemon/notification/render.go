@@ -141,7 +141,7 @@ func (r *renderer) submission(d *store.Device, m *store.Message, now, due time.T
 			APNs: p.apns, Web: p.web, Payload: p.body,
 		},
 		sub: queue.Submission{
-			Event: queue.Event{AccountID: m.AccountID, Type: typeDevice, Time: now},
+			Event: queue.Event{AccountID: m.AccountID, Type: typeDevice, Time: now, Trace: traceOf(m)},
 			Lanes: []queue.Lane{queue.Lane(r.impl.Lane(store.LaneOf(d.Platform, by)))}, Due: due,
 		},
 	}

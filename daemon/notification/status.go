@@ -94,7 +94,7 @@ func (n *Notifier) tell(ctx context.Context, sub *store.Subscription, e *queue.E
 	}
 	submission := queue.Submission{
 		Event: queue.Event{
-			ID: e.ID + "." + string(status.Status), AccountID: e.AccountID, Type: TypeStatus, Time: now, Data: data, Attributes: way,
+			ID: e.ID + "." + string(status.Status), AccountID: e.AccountID, Type: TypeStatus, Time: now, Data: data, Attributes: way, Trace: e.Trace,
 		},
 		Lanes: []queue.Lane{queue.Lane(impl.StatusLane(at))},
 	}
@@ -121,6 +121,33 @@ func (n *Notifier) messageID(ctx context.Context, e *queue.Event, rec *deviceRec
 		return trackingID(e.ID), nil // it is not retained any more
 	}
 	return trackingID(events[0].ID), nil
+}
+
+// Describe is what the log says of an attempt for a message beside what it says of all: which message, and of a device by whom it is
+// reached. It names no token and no text.
+func (n *Notifier) Describe(ctx context.Context, e *queue.Event) []slog.Attr {
+	switch e.Type {
+	case typeMessage:
+		return []slog.Attr{slog.String("tracking_id", trackingID(e.ID))}
+	case TypeStatus:
+		if s := new(statusRecord); json.Unmarshal(e.Data, s) == nil {
+			return []slog.Attr{slog.String("tracking_id", s.TrackingID)}
+		}
+	case typeDevice:
+		rec, err := decodeDevice(e)
+		if err != nil {
+			return nil // sendDevice has told
+		}
+		attrs := []slog.Attr{slog.String("platform", string(rec.Platform)), slog.String("provider", string(rec.Provider))}
+		if rec.Device != "" {
+			attrs = append(attrs, slog.String("device", rec.Device))
+		}
+		if id, err := n.messageID(ctx, e, rec); err == nil {
+			attrs = append(attrs, slog.String("tracking_id", id))
+		}
+		return attrs
+	}
+	return nil
 }
 
 // messageIDIn reads what receipt wrote.

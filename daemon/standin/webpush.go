@@ -49,8 +49,9 @@ type WebPushMessage struct {
 	// TTL is in seconds. Urgency and Topic are "" when missing.
 	TTL            int
 	Urgency, Topic string
-	// Authorization is the whole header.
+	// Authorization is the whole header of that name, Header all of them.
 	Authorization string
+	Header        http.Header
 }
 
 // WebPush is a push service and the browsers that have subscribed to it (RFC 8030, 8188, 8291, 8292), in the manner of Mozilla's. What is wrong with a
@@ -223,7 +224,7 @@ func (s *WebPush) serve(w http.ResponseWriter, r *http.Request) {
 
 // check finds what a push service would refuse.
 func (s *WebPush) check(r *http.Request, body []byte) (*webpushBrowser, WebPushMessage, error) {
-	m := WebPushMessage{Endpoint: s.options.Origin + r.URL.RequestURI(), Body: body}
+	m := WebPushMessage{Endpoint: s.options.Origin + r.URL.RequestURI(), Body: body, Header: r.Header.Clone()}
 	kept, ok := s.browsers.Load(r.URL.RequestURI())
 	switch {
 	case r.Method != http.MethodPost:

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"time"
 
 	"herald/queue"
@@ -35,12 +36,18 @@ func cloudEvents(sub *store.Subscription, p *queue.Push) []byte {
 
 // cloudEventSize is room enough for an event whose texts need no escapes.
 func cloudEventSize(e *queue.Event) int {
-	return len(`{"specversion":"1.0","type":"","time":"","id":"","source":"urn:herald:","subject":"","datacontenttype":"application/json","data":}`) +
+	n := len(`{"specversion":"1.0","type":"","time":"","id":"","source":"urn:herald:","subject":"","datacontenttype":"application/json","data":}`) +
 		len(e.Type) + len(time.RFC3339Nano) + len(e.ID) + len(e.AccountID) + len(e.Resource) + len(e.Attributes) + len(e.Data)
+	if e.Trace != nil {
+		n += len(`,"traceparent":"","tracestate":""`) + len(e.Trace.Parent) + len(e.Trace.State)
+	}
+	return n
 }
 
 // appendCloudEvent appends the event. One that was published as a CloudEvent has the attributes it came with; any other
-// gets an id and a source that together belong to it alone: the source is the account.
+// gets an id and a source that together belong to it alone: the source is the account. An event whose publisher gave it no
+// traceparent, but sent it in a trace, gets that as the extension: it is the trace the event started in, which middleware may add (CloudEvents,
+// extensions/distributed-tracing), and in a batch the only way to say it of each event.
 func appendCloudEvent(b []byte, e *queue.Event) []byte {
 	b = appendText(append(b, `{"specversion":"1.0","type":`...), e.Type)
 	b = e.Time.UTC().AppendFormat(append(b, `,"time":"`...), time.RFC3339Nano)
@@ -54,6 +61,12 @@ func appendCloudEvent(b []byte, e *queue.Event) []byte {
 			b = appendText(append(b, `,"subject":`...), e.Resource)
 		}
 		b = append(b, `,"datacontenttype":"application/json"`...)
+	}
+	if e.Trace != nil && !bytes.Contains(e.Attributes, []byte(`"traceparent":`)) {
+		b = appendText(append(b, `,"traceparent":`...), e.Trace.Parent)
+		if e.Trace.State != "" && !bytes.Contains(e.Attributes, []byte(`"tracestate":`)) {
+			b = appendText(append(b, `,"tracestate":`...), e.Trace.State)
+		}
 	}
 	b = append(append(b, `,"data":`...), e.Data...)
 	return append(b, '}')

@@ -78,6 +78,13 @@ func (s *Sender) request(x *exchange, sub *store.Subscription, p *queue.Push) (*
 	if p.Replay {
 		h["Herald-Replay"] = replayed
 	}
+	if t := p.Trace(); t != nil {
+		// In lower case, as the specification wants it. Herald makes no span of its own, so nothing is changed (W3C Trace Context, section 3.4).
+		h["traceparent"] = []string{t.Parent}
+		if t.State != "" {
+			h["tracestate"] = []string{t.State}
+		}
+	}
 	if body != nil {
 		h["Content-Type"] = v[5:6:6]
 	}
@@ -154,7 +161,7 @@ func reserved(key string) bool {
 	switch key {
 	case "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Connection", "Trailer", "Te",
 		"Upgrade", "Expect", "Keep-Alive", "Proxy-Connection", "User-Agent", "Idempotency-Key", "X-Idempotency-Key", "Accept-Encoding",
-		"Content-Digest", "Signature", "Signature-Input":
+		"Content-Digest", "Signature", "Signature-Input", "Traceparent", "Tracestate":
 		return true
 	}
 	return strings.HasPrefix(key, "Webhook-") || strings.HasPrefix(key, "Herald-")
