@@ -61,7 +61,7 @@ func TestContract_Trace_EveryPushOfAnEvent(t *testing.T) {
 	eventually(t, "the log has a line of the replay's attempt", func() bool {
 		return strings.Count(c.out.String(), "msg=attempt") == len(r.got())-1
 	})
-	for _, line := range strings.Split(c.out.String(), "\n") {
+	for line := range strings.SplitSeq(c.out.String(), "\n") {
 		if strings.Contains(line, "msg=attempt") {
 			names(t, "a line of the log", line, " trace_id="+traceID, " event="+event+" ")
 		}

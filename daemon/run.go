@@ -54,7 +54,7 @@ func (d *Daemon) listen(ctx context.Context) error {
 	}
 	d.adminAddr = a.Addr()
 	profiling, end := context.WithCancel(context.Background())
-	d.serve("admin", d.secured(a), adminHandler(d.api, profiling))
+	d.serve("admin", d.secured(a), adminHandler(profiling, d.api))
 	// A profile takes as long as who asks for it wants, and none keeps the daemon from stopping. There are no bodies to wait for here.
 	s := d.servers[len(d.servers)-1].http
 	s.ReadTimeout, s.WriteTimeout = 0, 0
@@ -82,7 +82,7 @@ func (d *Daemon) serve(name string, l net.Listener, h http.Handler) {
 }
 
 // adminHandler adds the profiles of the Go runtime to metrics and health. Those under way end with the context.
-func adminHandler(a *api.API, profiling context.Context) http.Handler { //nolint:revive // it bounds what the handler does later, not the call
+func adminHandler(profiling context.Context, a *api.API) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", a.AdminHandler())
 	for path, profile := range map[string]http.HandlerFunc{

@@ -468,7 +468,7 @@ func TestLogInTheJournal(t *testing.T) {
 			for _, w := range want {
 				eventually(t, "the log has "+w, func() bool { return strings.Contains("\n"+read(), "\n"+w) })
 			}
-			for _, line := range strings.Split(strings.TrimSuffix(read(), "\n"), "\n") {
+			for line := range strings.SplitSeq(strings.TrimSuffix(read(), "\n"), "\n") {
 				if !regexp.MustCompile(`^<[3467]>(level=|\{"level":)`).MatchString(line) || regexp.MustCompile(`\btime"?[=:]`).MatchString(line) {
 					t.Errorf("a line is %q", line)
 				}
