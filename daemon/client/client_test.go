@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -1087,4 +1088,28 @@ func FuzzProblem(f *testing.F) {
 			t.Error("no text")
 		}
 	})
+}
+
+// What is called with the context of a trace says so, and nothing else does.
+func TestWithTrace(t *testing.T) {
+	t.Parallel()
+	var got []string
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		got = append(r.Header.Values("traceparent"), r.Header.Values("tracestate")...)
+		_, _ = io.WriteString(w, `{"id":"e1"}`)
+	})
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for _, x := range []struct {
+		ctx  context.Context
+		want []string
+	}{
+		{t.Context(), nil},
+		{WithTrace(t.Context(), "", "a=1"), nil},
+		{WithTrace(t.Context(), parent, ""), []string{parent}},
+		{WithTrace(t.Context(), parent, "a=1"), []string{parent, "a=1"}},
+	} {
+		if _, err := c.Publish(x.ctx, Event{Type: "task.create", Data: json.RawMessage("{}")}); err != nil || !slices.Equal(got, x.want) {
+			t.Errorf("sent %q, want %q (%v)", got, x.want, err)
+		}
+	}
 }

@@ -1,9 +1,11 @@
 package notification
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -31,6 +33,7 @@ type house struct {
 	d     *dispatch.Dispatcher
 	close func(t *testing.T)
 	fake  *providers
+	log   *bytes.Buffer // of the attempts; read it when nothing is under way
 }
 
 // providers stand for all of them.
@@ -208,8 +211,10 @@ func (h *house) open(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.log = new(bytes.Buffer)
 	h.d, err = dispatch.New(dispatch.Options{
-		Queue: h.queue, Store: h.store, Sender: h.n, Settling: h.n.Settling, Rand: func() float64 { return 0.5 },
+		Queue: h.queue, Store: h.store, Sender: h.n, Settling: h.n.Settling, Describe: h.n.Describe,
+		Logger: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Rand: func() float64 { return 0.5 },
 	})
 	if err != nil {
 		t.Fatal(err)

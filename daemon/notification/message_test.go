@@ -44,6 +44,56 @@ func TestMessageToADevice(t *testing.T) {
 	})
 }
 
+// The line of each attempt says which message it was for and by whom the device is reached, and no token, text or path of a callback.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	inHouse(t, func(t *testing.T, h *house) {
+		phone := h.register(t, "ann", store.PlatformAndroid, "token-of-the-phone")
+		h.register(t, "ann", store.PlatformIOS, "a1b2c3")
+		h.fake.answerWith(func(a attempt) sender.Result {
+			if a.provider == store.ProviderAPNs {
+				r := answered(queue.ClassRejected, 400, sender.DeviceUnknown)
+				r.Error = "APNs answered 400 BadTopic"
+				return r
+			}
+			return taken(a)
+		})
+		traced := func(m *store.Message) {
+			m.CallbackURL = "https://hooks.example/secret/path?key=4711"
+			m.TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+		}
+		one := h.send(t, func(m *store.Message) { to("ann")(m); traced(m) })
+		settle()
+		many := h.send(t, func(m *store.Message) { m.Contacts = []string{"ann"}; traced(m) })
+		settle()
+		log := h.log.String()
+		lines := strings.Split(strings.TrimSpace(log), "\n")
+		common := " account=default implementation=shop lane="
+		for _, id := range []string{one, many} {
+			end := " trace_id=0af7651916cd43dd8448eb211c80319c"
+			for _, want := range [][]string{
+				{common + "android platform=android provider=fcm device=" + phone.ID.String() + " tracking_id=" + id, "type=herald.message.device", "outcome=delivered status=200", end},
+				{common + "ios platform=ios provider=apns device=", " tracking_id=" + id, "outcome=rejected status=400", `error="APNs answered 400 BadTopic" reason=rejected next=dead`, end},
+				{common + "status tracking_id=" + id + " host=hooks.example ", "type=herald.message.status", "outcome=delivered", end},
+			} {
+				if !slices.ContainsFunc(lines, func(line string) bool {
+					return !slices.ContainsFunc(want, func(w string) bool { return !strings.Contains(line, w) })
+				}) {
+					t.Errorf("no line has %q in\n%s", want, log)
+				}
+			}
+		}
+		if want := common + "expansion tracking_id=" + many; !strings.Contains(log, want) {
+			t.Errorf("no line has %q in\n%s", want, log)
+		}
+		for _, secret := range []string{"token-of-the-phone", "a1b2c3", "secret/path", "4711", "bestelling"} {
+			if strings.Contains(log, secret) {
+				t.Errorf("the log has %q:\n%s", secret, log)
+			}
+		}
+	})
+}
+
 // Every device of a contact gets it, each through its own provider, and what becomes of one says nothing of the others.
 func TestMessageToAContact(t *testing.T) {
 	t.Parallel()
