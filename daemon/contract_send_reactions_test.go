@@ -67,7 +67,11 @@ func (x *table) carryOut() (held map[*app]string) {
 		if row.status != "SENT" && fmt.Sprint(d["error"]) == "<nil>" {
 			x.t.Errorf("%s: nothing is told of the error: %v", row.what, d)
 		}
-		if len(all) != max(row.attempts, 1) {
+		tries, next := max(row.attempts, 1), d["nextAttemptAt"]
+		if row.soonest > 0 && row.soonest < time.Minute && len(all) > tries {
+			next, all = all[tries]["time"], all[:tries] // it took longer than that to get here
+		}
+		if len(all) != tries {
 			x.t.Errorf("%s: it was tried %d times: %v", row.what, len(all), all)
 		}
 		listed := x.devices(fmt.Sprint("contact-", i))
@@ -76,7 +80,7 @@ func (x *table) carryOut() (held map[*app]string) {
 		}
 		if row.soonest > 0 {
 			last := all[len(all)-1]
-			wait := moment(x.t, d["nextAttemptAt"]).Sub(moment(x.t, last["time"]))
+			wait := moment(x.t, next).Sub(moment(x.t, last["time"]))
 			if wait < row.soonest-20*time.Millisecond || wait > row.soonest+row.soonest/10+2*time.Second {
 				x.t.Errorf("%s: it is tried again after %v, want %v", row.what, wait, row.soonest)
 			}

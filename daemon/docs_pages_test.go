@@ -94,6 +94,7 @@ func TestDocs_MonitoringCommandsDoWhatTheySay(t *testing.T) {
 		not: map[string]string{
 			"curl -i localhost:8420/readyz": "needs a queue that is full",
 			"time=":                         "lines of the log, which other tests hold against the page",
+			"<3>level":                      "what the journal gets; tests of the log look at it",
 			"Webhook-Id:":                   "what a receiver gets; the contract tests of traces look at it",
 			"cd /etc/prometheus":            inPrometheus, "sudo cp /usr/share": inPrometheus, "promtool": inPrometheus, "sudo systemctl reload": inPrometheus,
 		},
