@@ -201,7 +201,7 @@ func TestContract_RestoreRefuses(t *testing.T) {
 		"empty":               {nil, "not a whole backup"},
 		"something else":      {bytes.Repeat([]byte("text"), 1000), "not a whole backup"},
 		"a newer format":      {manifest(`"format": 1`, `"format": 2`), "newer version"},
-		"a newer queue":       {manifest(`"schema": 4`, `"schema": 9`), "use herald 1.2.3-test or newer"},
+		"a newer queue":       {manifest(`"schema": 5`, `"schema": 9`), "use herald 1.2.3-test or newer"},
 		"a path out":          {manifest(`"queue.db"`, `"../ue.db"`), "it names a file"},
 		"another file":        {manifest(`"queue.db"`, `"other.db"`), "it holds the files"},
 		"another digest form": {manifest(`"sha256": "`, `"sha255": "`), "not what was written"},
