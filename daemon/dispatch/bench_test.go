@@ -57,6 +57,8 @@ func (q *endless) Claim(ctx context.Context, limit int, room func(queue.Lane) qu
 	}
 }
 
+func (q *endless) Replaying() []queue.Lane { return nil }
+
 func (q *endless) Wake(lanes ...queue.Lane) {
 	for _, l := range lanes {
 		q.aside[l[15]].Store(false)
