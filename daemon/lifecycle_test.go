@@ -259,11 +259,9 @@ func TestSIGHUPReloadsOrRefuses(t *testing.T) {
 	}
 }
 
-// With no token configured the first start mints one, prints it once, and no later start does.
-func TestFirstStartMintsAnAdminToken(t *testing.T) {
-	t.Parallel()
-	dir, address := t.TempDir(), freeAddress(t)
-	config := configFile(t, dir, address)
+// withoutToken takes the admin token out of a configuration file.
+func withoutToken(t *testing.T, config string) {
+	t.Helper()
 	text, err := os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)
@@ -271,6 +269,14 @@ func TestFirstStartMintsAnAdminToken(t *testing.T) {
 	if err := os.WriteFile(config, []byte(strings.Replace(string(text), "admin_token: "+adminToken+"\n", "", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// With no token configured the first start mints one, prints it once, and no later start does.
+func TestFirstStartMintsAnAdminToken(t *testing.T) {
+	t.Parallel()
+	dir, address := t.TempDir(), freeAddress(t)
+	config := configFile(t, dir, address)
+	withoutToken(t, config)
 	c, h := spawnReady(t, config, address)
 	_, after, ok := strings.Cut(c.out.String(), "hrld_")
 	if !ok {

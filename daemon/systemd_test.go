@@ -388,13 +388,7 @@ func TestNoTokenIsPrintedToTheJournal(t *testing.T) {
 	t.Parallel()
 	dir, address := t.TempDir(), freeAddress(t)
 	config := configFile(t, dir, address)
-	text, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(config, []byte(strings.Replace(string(text), "admin_token: "+adminToken+"\n", "", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	withoutToken(t, config)
 	out := journaled(t, dir, config)()
 	if strings.Contains(out, "hrld_") || !strings.Contains(out, "herald token create") {
 		t.Errorf("the journal has a token, or does not say how to get one:\n%s", out)
