@@ -10,6 +10,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -121,8 +122,19 @@ func contended(name string, set func(rate int), rate int) http.HandlerFunc {
 	}
 }
 
-// Addr returns the address the API listens on.
+// Addr returns the address the API listens on, the first when it was handed several.
 func (d *Daemon) Addr() net.Addr { return d.addr }
+
+// addresses are all that the API listens on, for people.
+func (d *Daemon) addresses() string {
+	var list []string
+	for _, s := range d.servers {
+		if s.name == "api" {
+			list = append(list, s.listener.Addr().String())
+		}
+	}
+	return strings.Join(list, ", ")
+}
 
 // ready says why the daemon is not ready, or nil. The API adds what store and queue have to say.
 func (d *Daemon) ready() error {
@@ -342,7 +354,7 @@ First start: this admin token is shown once and stored only as a hash. Keep it.
 
 func (d *Daemon) announce() {
 	c := d.o.Config
-	attrs := []any{"version", d.o.Version, "address", d.addr.String(), "socket", c.SocketPath(d.o.Environ), "data_dir", c.DataDir}
+	attrs := []any{"version", d.o.Version, "address", d.addresses(), "socket", c.SocketPath(d.o.Environ), "data_dir", c.DataDir}
 	if d.adminAddr != nil {
 		attrs = append(attrs, "admin_address", d.adminAddr.String())
 	}

@@ -102,7 +102,7 @@ func notifySystemd(state string) error {
 // notifyReady says that the daemon serves, with a remark for people; it says nothing while it does not.
 func (d *Daemon) notifyReady(remark string) {
 	if d.phase.Load() == serving {
-		d.notify(systemd.SdNotifyReady, status("Serving on "+d.addr.String()+remark))
+		d.notify(systemd.SdNotifyReady, status("Serving on "+d.addresses()+remark))
 	}
 }
 

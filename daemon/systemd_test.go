@@ -163,13 +163,14 @@ func TestServiceManagerIsNotToldOfAFailedStart(t *testing.T) {
 	}
 }
 
-// spawnActivated starts a daemon with a socket handed over as systemd does: the variable has the number of a process that the
+// spawnActivated starts a daemon with sockets handed over as systemd does: the variable has the number of a process that the
 // shell becomes.
-func spawnActivated(t *testing.T, config string, socket *os.File, environ ...string) *child {
+func spawnActivated(t *testing.T, config string, sockets []*os.File, environ ...string) *child {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0"`, os.Args[0])
-	cmd.Env = append(append(os.Environ(), serveVariable+"="+config, "LISTEN_FDS=1", "LISTEN_FDNAMES=herald.socket"), environ...)
-	cmd.ExtraFiles = []*os.File{socket}
+	cmd.Env = append(append(os.Environ(), serveVariable+"="+config, fmt.Sprint("LISTEN_FDS=", len(sockets)),
+		"LISTEN_FDNAMES=herald.socket"+strings.Repeat(":herald.socket", len(sockets)-1)), environ...)
+	cmd.ExtraFiles = sockets
 	return launch(t, "the daemon", cmd)
 }
 
@@ -190,7 +191,7 @@ func TestRestartWithTheSocketHandedOverRefusesNobody(t *testing.T) {
 	l.Close() // the socket stays, as it does with the service manager
 	config := configFile(t, t.TempDir(), "127.0.0.1:1")
 	m := manage(t, nil)
-	c := spawnActivated(t, config, socket, m.environ())
+	c := spawnActivated(t, config, []*os.File{socket}, m.environ())
 	says(t, m.wait(1), "READY=1", "STATUS=Serving on "+address)
 
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -239,7 +240,7 @@ func TestRestartWithTheSocketHandedOverRefusesNobody(t *testing.T) {
 		between := make(chan error, 1)
 		go func() { between <- publish() }()
 		eventually(t, "somebody waits to be accepted", func() bool { return waiting(t, socket) })
-		c = spawnActivated(t, config, socket)
+		c = spawnActivated(t, config, []*os.File{socket})
 		if err := <-between; err != nil {
 			t.Errorf("a client that came between two daemons: %v", err)
 		}
@@ -258,29 +259,35 @@ func TestRestartWithTheSocketHandedOverRefusesNobody(t *testing.T) {
 }
 
 // A socket that is handed over has TLS as well, HTTP/2 included, and says so to who speaks plain HTTP.
-func TestSocketHandedOverHasTLS(t *testing.T) {
+func TestSocketsHandedOverHaveTLS(t *testing.T) {
 	t.Parallel()
 	f := newTLSFiles(t)
-	l := listener(t)
-	socket, err := l.(*net.TCPListener).File()
-	if err != nil {
-		t.Fatal(err)
+	var sockets []*os.File
+	var addresses []string
+	for range 2 {
+		l := listener(t)
+		socket, err := l.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer socket.Close()
+		l.Close()
+		sockets, addresses = append(sockets, socket), append(addresses, l.Addr().String())
 	}
-	defer socket.Close()
-	l.Close()
 	m := manage(t, nil)
-	c := spawnActivated(t, configFile(t, t.TempDir(), "127.0.0.1:1"), socket, append(f.setting(), m.environ())...)
-	says(t, m.wait(1), "READY=1")
-	address := l.Addr().String()
-	resp, err := f.client(f.trust()).Get("https://" + address + "/healthz")
-	if err != nil {
-		t.Fatal(err)
+	c := spawnActivated(t, configFile(t, t.TempDir(), "127.0.0.1:1"), sockets, append(f.setting(), m.environ())...)
+	says(t, m.wait(1), "READY=1", "STATUS=Serving on "+addresses[0]+", "+addresses[1])
+	for _, address := range addresses {
+		resp, err := f.client(f.trust()).Get("https://" + address + "/healthz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+			t.Errorf("GET /healthz is answered %d over %s", resp.StatusCode, resp.Proto)
+		}
+		plainGetsHint(t, address)
 	}
-	resp.Body.Close()
-	if resp.StatusCode != 200 || resp.ProtoMajor != 2 {
-		t.Errorf("GET /healthz is answered %d over %s", resp.StatusCode, resp.Proto)
-	}
-	plainGetsHint(t, address)
 	c.signal(syscall.SIGTERM)
 	if code := c.exit(); code != 0 {
 		t.Errorf("exited with %d", code)
@@ -307,7 +314,7 @@ func TestOtherSocketsHandedOverAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	c := spawnActivated(t, configFile(t, t.TempDir(), freeAddress(t)), socket)
+	c := spawnActivated(t, configFile(t, t.TempDir(), freeAddress(t)), []*os.File{socket})
 	if code := c.exit(); code != 2 {
 		t.Errorf("exited with %d, want 2", code)
 	}
