@@ -151,7 +151,9 @@ func TestRunReplay(t *testing.T) {
 			}
 			made := int64(0)
 			for _, part := range p.Parts {
-				if made += part.Deliveries; part.State != replayDone || part.Live.Seconds <= 0 || part.Beside != nil && part.Beside.Deliveries == 0 {
+				made += part.Deliveries
+				// A short one may be over before there is a live event, or before it is looked at.
+				if part.State != replayDone || name != "short" && (part.Live.Seconds <= 0 || part.Beside != nil && part.Beside.Deliveries == 0) {
 					t.Errorf("part %+v", part)
 				}
 			}
