@@ -111,6 +111,8 @@ func TestContract_Trace_CloudEvents(t *testing.T) {
 		{"application/cloudevents+json", event("3", nil), [2]string{anotherTrace, "a=1"}, anotherTrace, "a=1", anotherTrace, "a=1"},
 		{"application/cloudevents+json", event("4", fields{"traceparent": "mine"}), [2]string{anotherTrace, ""}, anotherTrace, "", "mine", nil},
 		{"application/cloudevents+json", event("5", fields{"traceparent": 5}), [2]string{}, "", "", 5.0, nil},
+		// A tracestate without its traceparent is no trace, and is not put together with another's.
+		{"application/cloudevents+json", event("7", fields{"tracestate": "z=1"}), [2]string{anotherTrace, "a=1"}, anotherTrace, "a=1", nil, "z=1"},
 		{"application/json", fields{"type": "task.create", "data": fields{}}, [2]string{aTrace, aState}, aTrace, aState, aTrace, aState},
 		{"application/json", fields{"type": "task.create", "data": fields{}}, [2]string{}, "", "", nil, nil},
 	} {
@@ -129,7 +131,7 @@ func TestContract_Trace_CloudEvents(t *testing.T) {
 	// In binary mode the extension is a header with the prefix of the others.
 	h.admin().traced(anotherTrace, "a=1").with("ce-specversion", "1.0").with("ce-id", "6").with("ce-source", "/s").with("ce-type", "task.create").
 		with("ce-traceparent", aTrace).do("POST", "/events", fields{}).is(202)
-	cloud.wait(8)[7].inTrace(t, "binary", aTrace, "")
+	cloud.wait(9)[8].inTrace(t, "binary", aTrace, "")
 }
 
 // A push of several records says what they have in common, and as CloudEvents each says its own.
@@ -174,15 +176,28 @@ func TestContract_Trace_RepeatsInAnother(t *testing.T) {
 		c.with("Idempotency-Key", "k").do("POST", "/events", fields{"type": "task.create", "data": fields{}}).is(202)
 		h.admin().with("Content-Type", "application/cloudevents+json").do("POST", "/events", cloud(parent)).is(202)
 	}
+	// So is one with another tracestate alone.
+	for _, state := range []string{"a=1", "a=2"} {
+		alone := cloud("")
+		delete(alone, "traceparent")
+		h.admin().with("Content-Type", "application/cloudevents+json").do("POST", "/events", merged(alone, fields{"id": "2", "tracestate": state})).is(202)
+	}
 	other := cloud(aTrace)
 	other["x"] = "z"
 	h.admin().with("Content-Type", "application/cloudevents+json").do("POST", "/events", other).problem(409)
-	for i, p := range r.wait(3) {
-		p.inTrace(t, fmt.Sprint("push ", i), aTrace, "")
+	traced := 0
+	for _, p := range r.wait(4) {
+		if p.header.Get("traceparent") != "" {
+			traced++
+			p.inTrace(t, "push", aTrace, "")
+		}
+	}
+	if traced != 3 {
+		t.Errorf("%d pushes in the trace, want 3", traced)
 	}
 	h.sentinel()
-	if n := len(r.got()); n != 3 {
-		t.Errorf("%d pushes, want 3", n)
+	if n := len(r.got()); n != 4 {
+		t.Errorf("%d pushes, want 4", n)
 	}
 }
 

@@ -354,7 +354,7 @@ func (e *cloudReader) finish() {
 	slices.SortFunc(e.attributes, func(a, b attribute) int { return cmp.Compare(a.name, b.name) })
 	e.s.Attributes = objectOf(e.attributes)
 	e.same = e.s.Attributes
-	if _, ok := values[traceParent]; ok {
+	if values[traceParent] != nil || values[traceState] != nil {
 		e.s.Trace = queue.ParseTrace(texts(values[traceParent]), texts(values[traceState]))
 		// A publisher that repeats an event may do so in another trace.
 		e.same = objectOf(slices.DeleteFunc(slices.Clone(e.attributes), func(a attribute) bool { return a.name == traceParent || a.name == traceState }))

@@ -47,7 +47,8 @@ func cloudEventSize(e *queue.Event) int {
 // appendCloudEvent appends the event. One that was published as a CloudEvent has the attributes it came with; any other
 // gets an id and a source that together belong to it alone: the source is the account. An event whose publisher gave it no
 // traceparent, but sent it in a trace, gets that as the extension: it is the trace the event started in, which middleware may add (CloudEvents,
-// extensions/distributed-tracing), and in a batch the only way to say it of each event.
+// extensions/distributed-tracing), and in a batch the only way to say it of each event. One with a
+// tracestate alone gets nothing: that belongs to another traceparent, beside which it would say what nobody published.
 func appendCloudEvent(b []byte, e *queue.Event) []byte {
 	b = appendText(append(b, `{"specversion":"1.0","type":`...), e.Type)
 	b = e.Time.UTC().AppendFormat(append(b, `,"time":"`...), time.RFC3339Nano)
@@ -62,9 +63,9 @@ func appendCloudEvent(b []byte, e *queue.Event) []byte {
 		}
 		b = append(b, `,"datacontenttype":"application/json"`...)
 	}
-	if e.Trace != nil && !bytes.Contains(e.Attributes, []byte(`"traceparent":`)) {
+	if e.Trace != nil && !bytes.Contains(e.Attributes, []byte(`"traceparent":`)) && !bytes.Contains(e.Attributes, []byte(`"tracestate":`)) {
 		b = appendText(append(b, `,"traceparent":`...), e.Trace.Parent)
-		if e.Trace.State != "" && !bytes.Contains(e.Attributes, []byte(`"tracestate":`)) {
+		if e.Trace.State != "" {
 			b = appendText(append(b, `,"tracestate":`...), e.Trace.State)
 		}
 	}
