@@ -383,7 +383,7 @@ func TestContract_NoRoomIs503(t *testing.T) {
 	h.admin().do("GET", fmt.Sprintf("/events/big-%d", len(taken)), nil).problem(404)
 	h = h.restart("retention: {max_bytes: 16MiB}") // what was acknowledged is there
 	h.admin().do("POST", "/subscriptions/"+id+"/enable", nil).is(200)
-	r.wait(len(taken)) // the events may go early once they are delivered, and that is known to the queue
+	r.wait(len(taken))                                // the events may go early once they are delivered, and that is known to the queue
 	for _, small := range []string{"small", "last"} { // what is to be dropped goes by and by
 		h.eventually("there is room for a small one", func() bool {
 			return h.admin().do("POST", "/events", `{"id":"`+small+`","type":"a.b","data":{}}`).status == 202
