@@ -33,20 +33,17 @@ Examples:
 
 // Run checks both files and reports on each.
 func (c Check) Run(ctx context.Context, s cli.Streams) error {
-	cfg, err := c.load(s)
+	cfg, err := c.loadWhole(s)
 	if err != nil {
 		return err
 	}
 	dir := cfg.DataDir
-	if err := Complete(dir); err != nil {
-		return err
-	}
 	bad, damaged := 0, false
 	for _, name := range files {
 		path := filepath.Join(dir, name)
 		fi, err := os.Stat(path)
 		if err != nil {
-			return cli.Usage(fmt.Errorf("there is no data in %s: %w; name its directory with --data-dir", dir, err))
+			return err
 		}
 		err = judge(ctx, path, cfg.SecretsKeyFile(s.Environ))
 		if ctx.Err() != nil {

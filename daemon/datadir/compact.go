@@ -3,7 +3,6 @@ package datadir
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"herald/daemon/cli"
@@ -26,18 +25,12 @@ Examples:
 
 // Run compacts both files.
 func (c Compact) Run(ctx context.Context, s cli.Streams) error {
-	cfg, err := c.load(s)
+	cfg, err := c.loadWhole(s)
 	if err != nil {
-		return err
-	}
-	if err := Complete(cfg.DataDir); err != nil {
 		return err
 	}
 	for _, name := range files {
 		path := filepath.Join(cfg.DataDir, name)
-		if _, err := os.Stat(path); err != nil {
-			return cli.Usage(fmt.Errorf("there is no data in %s: %w; name its directory with --data-dir", cfg.DataDir, err))
-		}
 		var p *cli.Progress
 		before, after, err := boltkit.Compact(ctx, path, func(n, of int64) {
 			if p == nil {

@@ -39,6 +39,23 @@ func (d Directory) load(s cli.Streams) (*config.Config, error) {
 	return c, nil
 }
 
+// loadWhole is load for a command on data that has to be there, all of it.
+func (d Directory) loadWhole(s cli.Streams) (*config.Config, error) {
+	c, err := d.load(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := Complete(c.DataDir); err != nil {
+		return nil, err
+	}
+	for _, name := range files {
+		if _, err := os.Stat(filepath.Join(c.DataDir, name)); err != nil {
+			return nil, cli.Usage(fmt.Errorf("there is no data in %s: %w; name its directory with --data-dir", c.DataDir, err))
+		}
+	}
+	return c, nil
+}
+
 // Complete returns an error when one of the files is there and the other is not: started like this, a daemon would make a new, empty
 // one and forget what was in it. Both missing is a fresh directory.
 func Complete(dir string) error {
